@@ -1,0 +1,316 @@
+"""The outbox of one publisher: a file that the publisher fills and the forwarder empties.
+
+``<publisher_id>.outbox`` holds the records that the log has not acknowledged yet, in the order of their publication.
+The publisher holds a lock on ``<publisher_id>.lock`` as long as it lives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventlog.log import Record
+from eventlog.sqlite_file import SqliteFile, is_full, pack_headers, unpack_headers
+from schemas.errors import OutboxError, OutboxFullError
+from schemas.events import Event
+from schemas.ids import PublisherId
+from schemas.payloads import Payload, PublisherReport
+from schemas.topics import MAX_RECORD_BYTES, TOPICS
+
+SUFFIX = ".outbox"
+
+_TABLES = (
+    # AUTOINCREMENT: a number is not given again after its row was deleted.
+    "CREATE TABLE records (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB NOT NULL, "
+    "value BLOB NOT NULL, headers TEXT NOT NULL, event_type TEXT NOT NULL, number INTEGER NOT NULL, "
+    "part INTEGER NOT NULL, parts INTEGER NOT NULL)",
+    "CREATE TABLE refused (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, "
+    "headers TEXT NOT NULL, event_type TEXT NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL, "
+    "parts INTEGER NOT NULL, reason TEXT NOT NULL)",
+    "CREATE TABLE counters (event_type TEXT PRIMARY KEY, emitted INTEGER NOT NULL, acknowledged INTEGER NOT NULL) "
+    "WITHOUT ROWID",
+    "CREATE TABLE meta (publisher_id TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, "
+    "topic_prefix TEXT NOT NULL, closed INTEGER NOT NULL DEFAULT 0, closing INTEGER NOT NULL DEFAULT 0)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """Whose outbox it is, and how far it has come.
+
+    ``closed``: the publisher closed it in order. ``closing``: the closing report is written, and is its last record.
+    """
+
+    publisher_id: PublisherId
+    host: str
+    pid: int
+    topic_prefix: str
+    closed: bool = False
+    closing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record that waits in an outbox."""
+
+    seq: int
+    record: Record
+    event_type: str
+    number: int
+    part: int
+    parts: int
+
+
+class Outbox:
+    """The file, from either end."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+        self.path = file.path
+
+    @classmethod
+    def create(cls, directory: Path, meta: Meta) -> Outbox:
+        """A new outbox. The caller holds its lock already, so that nobody takes it for a dead publisher's."""
+        # To copy the write-ahead file back takes milliseconds, and a publish() must not: the forwarder does it. The
+        # publisher does so itself only after 100 MB, when there is no forwarder.
+        file = _open(directory / f"{meta.publisher_id}{SUFFIX}", create=True, checkpoint_pages=25_000)
+        # One transaction: a killed publisher leaves a whole outbox or an empty file.
+        with file.transaction() as db:
+            for table in _TABLES:
+                db.execute(table)
+            db.execute(
+                "INSERT INTO meta (publisher_id, host, pid, topic_prefix) VALUES (?, ?, ?, ?)",
+                (str(meta.publisher_id), meta.host, meta.pid, meta.topic_prefix),
+            )
+        return cls(file)
+
+    @classmethod
+    def open(cls, path: Path) -> Outbox:
+        """An outbox that is there already.
+
+        Raises:
+            OutboxError: it cannot be opened.
+        """
+        return cls(_open(path, create=False, checkpoint_pages=1_000))
+
+    def meta(self) -> Meta | None:
+        """Whose outbox it is. None in an empty file: its publisher is not that far yet, or was killed there."""
+        with self._file.snapshot() as db:
+            if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone():
+                return None
+            row = db.execute("SELECT publisher_id, host, pid, topic_prefix, closed, closing FROM meta").fetchone()
+        return Meta(PublisherId.parse(row[0]), row[1], row[2], row[3], bool(row[4]), bool(row[5]))
+
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Per event type: the highest number given, and how many whole events the log has acknowledged."""
+        with self._file.snapshot() as db:
+            rows = db.execute("SELECT event_type, emitted, acknowledged FROM counters").fetchall()
+        return {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+
+    def append(self, events: Sequence[tuple[Event, Record]], max_bytes: int | None = None) -> None:
+        """Add records, all or none.
+
+        Raises:
+            OutboxFullError: they would take the file past ``max_bytes``, or its disk is full.
+            OutboxError: the file cannot be written.
+        """
+        try:
+            self._append(events, max_bytes=max_bytes, closing=False)
+        except OutboxError as error:
+            if is_full(error.__cause__):
+                raise OutboxFullError(str(error)) from error
+            raise
+
+    def append_closing_report(self, event: tuple[Event, Record]) -> None:
+        """Add the last record. From here on, an empty outbox is one whose every record is acknowledged."""
+        self._append([event], max_bytes=None, closing=True)
+
+    def mark_closed(self) -> None:
+        """The publisher has published its last event."""
+        with self._file.transaction() as db:
+            db.execute("UPDATE meta SET closed = 1")
+
+    def batch(self, max_records: int, max_bytes: int) -> list[Entry]:
+        """The records to send next, in order; at least one where there is one."""
+        entries: list[Entry] = []
+        size = 0
+        with self._file.snapshot() as db:
+            rows = db.execute(
+                "SELECT seq, topic, key, value, headers, event_type, number, part, parts FROM records "
+                "ORDER BY seq LIMIT ?",
+                (max_records,),
+            )
+            for seq, topic, key, value, headers, event_type, number, part, parts in rows:
+                record = Record(topic, key, value, unpack_headers(headers))
+                size += record.size
+                if entries and size > max_bytes:
+                    break
+                entries.append(Entry(seq, record, event_type, number, part, parts))
+            rows.close()
+        return entries
+
+    def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """The log has these records: drop them, and count the events of which it now has every part."""
+        with self._file.transaction() as db:
+            refused = set(db.execute("SELECT event_type, number FROM refused"))
+            whole = Counter(
+                entry.event_type
+                for entry in entries
+                # The parts of an event lie in order, so the last one completes it.
+                if entry.part == entry.parts and (entry.event_type, entry.number) not in refused
+            )
+            db.executemany("DELETE FROM records WHERE seq = ?", [(entry.seq,) for entry in entries])
+            db.executemany(
+                "UPDATE counters SET acknowledged = acknowledged + ? WHERE event_type = ?",
+                [(count, event_type) for event_type, count in whole.items()],
+            )
+
+    def refuse(self, entry: Entry, reason: str) -> None:
+        """The log will never take this record: set it aside, where it stays until a person has looked at it."""
+        with self._file.transaction() as db:
+            db.execute(
+                "INSERT INTO refused SELECT seq, topic, key, value, headers, event_type, number, part, parts, ? "
+                "FROM records WHERE seq = ?",
+                (reason, entry.seq),
+            )
+            db.execute("DELETE FROM records WHERE seq = ?", (entry.seq,))
+
+    def refused(self) -> int:
+        """How many records the log has refused for good."""
+        with self._file.snapshot() as db:
+            return int(db.execute("SELECT count(*) FROM refused").fetchone()[0])
+
+    def pending(self) -> int:
+        """How many records the log has not acknowledged, those that it refused included."""
+        with self._file.snapshot() as db:
+            return sum(
+                int(db.execute(query).fetchone()[0])
+                for query in ("SELECT count(*) FROM records", "SELECT count(*) FROM refused")
+            )
+
+    def data_version(self) -> int:
+        """Changes when the other end has written."""
+        return self._file.data_version()
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead file back, without making the other end wait."""
+        self._file.checkpoint()
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        self._file.close()
+
+    def _append(self, events: Sequence[tuple[Event, Record]], *, max_bytes: int | None, closing: bool) -> None:
+        with self._file.transaction() as db:
+            db.executemany(
+                "INSERT INTO records (topic, key, value, headers, event_type, number, part, parts) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        record.topic,
+                        record.key,
+                        record.value,
+                        pack_headers(record.headers),
+                        event.event_type,
+                        event.number,
+                        event.part,
+                        event.parts,
+                    )
+                    for event, record in events
+                ],
+            )
+            highest = {event.event_type: event.number for event, _ in events}
+            db.executemany(
+                "INSERT INTO counters VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET emitted = excluded.emitted",
+                list(highest.items()),
+            )
+            if closing:
+                db.execute("UPDATE meta SET closing = 1")
+            if max_bytes is not None:
+                page, pages, free = (
+                    int(db.execute(f"PRAGMA {name}").fetchone()[0])
+                    for name in ("page_size", "page_count", "freelist_count")
+                )
+                if (pages - free) * page > max_bytes:
+                    raise OutboxFullError(
+                        f"outbox {self.path}: expected at most {max_bytes} bytes waiting for the log, got "
+                        f"{(pages - free) * page} with this call; see whether the log answers and the forwarder runs "
+                        f"(forwarder.log beside it), or raise the limit"
+                    )
+
+
+def make_records(
+    meta: Meta, payloads: Iterable[Payload], emitted: dict[str, int], wall_time: int
+) -> list[tuple[Event, Record]]:
+    """The payloads as events, numbered on from ``emitted`` (which is kept up), with the records that carry them.
+
+    An event that is too large for one record becomes several.
+
+    Raises:
+        RecordTooLargeError: an event does not fit into one record and cannot be split.
+    """
+    made: list[tuple[Event, Record]] = []
+    for payload in payloads:
+        number = emitted.get(payload.EVENT_TYPE, 0) + 1
+        whole = Event(
+            event_type=payload.EVENT_TYPE,
+            run_id=meta.publisher_id.run_id,
+            attempt=meta.publisher_id.attempt,
+            publisher_id=str(meta.publisher_id),
+            number=number,
+            rows=payload.rows,
+            wall_time=wall_time,
+            data=payload,
+        )
+        topic = TOPICS[payload.TOPIC].name(meta.topic_prefix)
+        record = Record(topic, *whole.encode())
+        if record.size <= MAX_RECORD_BYTES:
+            made.append((whole, record))
+        else:
+            made += [(part, Record(topic, *part.encode())) for part in whole.split()]
+        emitted[payload.EVENT_TYPE] = number
+    return made
+
+
+def make_report(meta: Meta, emitted: dict[str, int], acknowledged: dict[str, int], *, closing: bool) -> PublisherReport:
+    """The cumulative report of a publisher, which counts itself as emitted.
+
+    The closing report counts itself as acknowledged too: who reads it has it from the log.
+    """
+    own = PublisherReport.EVENT_TYPE
+    emitted = {**emitted, own: emitted.get(own, 0) + 1}
+    acknowledged = {event_type: acknowledged.get(event_type, 0) for event_type in emitted}
+    if closing:
+        acknowledged[own] += 1
+    publisher = meta.publisher_id
+    return PublisherReport(
+        role=str(publisher.role),
+        worker_index=publisher.worker_index,
+        restart=publisher.restart,
+        node=publisher.node,
+        host=meta.host,
+        pid=meta.pid,
+        emitted=emitted,
+        acknowledged=acknowledged,
+        closing=closing,
+        closed_by="" if not closing else "publisher" if meta.closed else "forwarder",
+    )
+
+
+def lock_path(outbox: Path) -> Path:
+    """The lock that belongs to an outbox."""
+    return outbox.with_name(outbox.name.removesuffix(SUFFIX) + ".lock")
+
+
+def _open(path: Path, *, create: bool, checkpoint_pages: int) -> SqliteFile:
+    # No fsync: a kill of any process loses nothing, a loss of power may; and publish() must not wait for a disk.
+    return SqliteFile(
+        path,
+        subject="outbox",
+        error=OutboxError,
+        synchronous="OFF",
+        create=create,
+        checkpoint_pages=checkpoint_pages,
+    )
