@@ -1,0 +1,103 @@
+"""Random streams: which starts an environment draws depends on its number over all runners, not on the spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ray.rllib.env.env_context import EnvContext
+
+from env.market_data import MarketData, Scaler
+from env.settings import EnvSettings
+from trainer.environments import LineageTradingEnv, create_env, stream
+from trainer.settings import EnvConfig
+from trainer.window_store import WindowStore
+from trainer.windows import History, open_window
+
+SETTINGS = EnvSettings(window=4, episode_length=40)
+
+
+@pytest.fixture(scope="module")
+def store(ray_session: None, bars: Any) -> Iterator[str]:
+    """The name of a store with 2,000 bars of a symbol in both splits: starts rarely coincide by chance."""
+    facts = {"feed": "walk", "interval": "1d", "cluster_id": "c", "topic": "t", "topic_id": "i"}
+    facts |= {"partitions": [0], "start_offsets": [0], "end_offsets": [1]}
+    history = History(bars=(bars("AAA", 100_000),), facts=facts, refused={})
+    opened = WindowStore("streams")
+    for split in ("train", "test"):
+        opened.put(open_window(history, split, 50_000 * 86_400_000_000, 5))
+    yield opened.name
+    opened.close()
+
+
+def environments(store: str, runners: int, envs: int, branch: Any = "train", seed: int = 7) -> list[LineageTradingEnv]:
+    """The environments of all runners, made as RLlib makes them: one context a runner, one call an environment."""
+    config = EnvConfig(
+        window_store=store,
+        split="test" if branch == "evaluation" else "train",
+        settings=SETTINGS.model_dump(mode="json"),
+        scaler=Scaler.identity().to_dict(),
+        seed=seed,
+        branch=branch,
+        num_envs=envs,
+    )
+    made = []
+    for worker in range(1, runners + 1):
+        context = EnvContext(config.model_dump(mode="json"), worker_index=worker, num_workers=runners)
+        made += [create_env(context) for _ in range(envs)]
+    return made
+
+
+def starts(envs: list[LineageTradingEnv], resets: int = 1) -> list[tuple[int, ...]]:
+    # The seeds are those that RLlib and gymnasium would pass: they must not matter.
+    return [tuple(env.reset(seed=5 + index)[1]["start_row"] for _ in range(resets)) for index, env in enumerate(envs)]
+
+
+def test_two_runners_of_32_environments_start_at_64_different_rows(store: str) -> None:
+    assert len(set(starts(environments(store, runners=2, envs=32)))) == 64
+
+
+@pytest.mark.parametrize(("runners", "envs"), [(2, 4), (4, 2), (8, 1)])
+def test_starts_do_not_depend_on_how_environments_are_spread_over_runners(store: str, runners: int, envs: int) -> None:
+    assert starts(environments(store, runners, envs), 3) == starts(environments(store, 1, 8), 3)
+
+
+def test_the_local_runner_counts_as_the_first(store: str) -> None:
+    remote = environments(store, 1, 2)
+    config = EnvConfig(
+        window_store=store,
+        split="train",
+        settings=SETTINGS.model_dump(mode="json"),
+        scaler=Scaler.identity().to_dict(),
+        seed=7,
+        num_envs=2,
+    )
+    context = EnvContext(config.model_dump(mode="json"), worker_index=0, num_workers=0)
+    assert starts([create_env(context) for _ in range(2)], 3) == starts(remote, 3)
+
+
+def test_another_seed_gives_other_starts(store: str) -> None:
+    assert starts(environments(store, 1, 4), 3) != starts(environments(store, 1, 4, seed=8), 3)
+
+
+def test_evaluation_draws_from_a_branch_of_its_own() -> None:
+    assert stream(7, 3, "train").generate_state(4).tolist() == stream(7, 3, "train").generate_state(4).tolist()
+    assert stream(7, 3, "train").generate_state(4).tolist() != stream(7, 3, "evaluation").generate_state(4).tolist()
+
+
+def test_evaluation_environments_take_turns_over_the_symbols(bars: Any) -> None:
+    data = MarketData([bars(symbol, 300) for symbol in ("AAA", "BBB", "CCC")])
+    envs = [
+        LineageTradingEnv(data, SETTINGS, lineage=None, turn=(index, 2))  # type: ignore[arg-type]
+        for index in range(2)
+    ]
+    symbols = [[env.reset()[1]["symbol"] for _ in range(3)] for env in envs]
+    assert symbols == [["AAA", "CCC", "BBB"], ["BBB", "AAA", "CCC"]]
+
+
+def test_an_environment_knows_its_lineage(store: str) -> None:
+    env = environments(store, 1, 1, branch="evaluation")[0]
+    assert env.lineage.split == "test"
+    assert env.lineage.scaler_version == Scaler.identity().version
+    assert len(env.lineage.window_id) == len(env.lineage.data_hash) == 32

@@ -1,0 +1,160 @@
+"""From an ended episode to its events: pure, so the same code serves callbacks and baselines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from env.episode_record import EpisodeRecord
+from schemas.payloads import ActionsTaken, EpisodeEnded, EpisodeStarted, Fills, Payload, Split, Steps, Trades
+from trainer.environments import Lineage
+
+
+@dataclass(frozen=True)
+class EpisodeFacts:
+    """What is known of an episode from its start."""
+
+    episode_id: str
+    rllib_episode_id: str
+    role: str
+    worker_index: int
+    env_index: int
+    episode_no: int
+    env: str
+    policy: str
+    split: Split
+    started_at: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What RLlib knows of an ended episode of any environment.
+
+    Attributes:
+        steps: Environment steps.
+        total_reward: Sum of rewards over all of its fragments.
+        actions: One entry a step.
+        policy_versions: ``weights_seq_no`` that decided each step; empty where no policy acted.
+    """
+
+    steps: int
+    total_reward: float
+    actions: list[Any]
+    policy_versions: Sequence[int]
+    terminated: bool
+    truncated: bool
+
+
+def started(
+    facts: EpisodeFacts, iteration: int, record: EpisodeRecord | None, lineage: Lineage | None
+) -> EpisodeStarted:
+    """The event of an episode that has just been reset."""
+    own: dict[str, Any] = {}
+    if record is not None:
+        own = {"symbol": record.symbol, "start_row": record.start_row, "initial_value": record.initial_value}
+    return EpisodeStarted(**vars(facts), iteration=iteration, window_id=lineage.window_id if lineage else None, **own)
+
+
+def ended(
+    facts: EpisodeFacts,
+    iteration: int,
+    ended_at: int,
+    outcome: Outcome,
+    record: EpisodeRecord | None,
+    lineage: Lineage | None,
+    *,
+    record_steps: bool,
+) -> list[Payload]:
+    """All events of an ended episode: its end, its actions, and for a trading environment trades, fills and steps."""
+    versions = outcome.policy_versions
+    common = {
+        **vars(facts),
+        "iteration": iteration,
+        "ended_at": ended_at,
+        "first_policy_version": versions[0] if len(versions) else None,
+        "last_policy_version": versions[-1] if len(versions) else None,
+    }
+    if record is None:
+        reason = "terminated" if outcome.terminated else "truncated"
+        end = EpisodeEnded(
+            **common,
+            terminated=outcome.terminated,
+            truncated=outcome.truncated,
+            reason=reason,
+            steps=outcome.steps,
+            total_reward=outcome.total_reward,
+            action_counts=_count(outcome.actions),
+        )
+        return [end, ActionsTaken(episode_id=facts.episode_id, actions=outcome.actions)]
+    return [
+        EpisodeEnded(**common, **_own_fields(record, lineage)),
+        ActionsTaken(episode_id=facts.episode_id, actions=_column(record.actions)),
+        *_tables(facts, iteration, versions, record, lineage, record_steps=record_steps),
+    ]
+
+
+_OWN_FIELDS = """
+    terminated truncated reason steps total_reward action_counts symbol env_seed start_row first_ts last_ts
+    initial_value final_value pnl sharpe max_drawdown win_rate gross_pnl fee slippage borrow
+    open_quantity open_entry_price open_pnl stale_steps
+"""
+
+
+def _own_fields(record: EpisodeRecord, lineage: Lineage | None) -> dict[str, Any]:
+    names = _OWN_FIELDS.split()
+    fields = {name: getattr(record, name) for name in names}
+    fields |= {"trade_count": len(record.trades["side"]), "fill_count": len(record.fills["step"])}
+    if lineage is not None:
+        fields |= {name: value for name, value in vars(lineage).items() if name != "split"}
+    return fields
+
+
+def _tables(
+    facts: EpisodeFacts,
+    iteration: int,
+    versions: Sequence[int],
+    record: EpisodeRecord,
+    lineage: Lineage | None,
+    *,
+    record_steps: bool,
+) -> list[Payload]:
+    common: dict[str, Any] = {
+        "episode_id": facts.episode_id,
+        "symbol": record.symbol,
+        "split": facts.split,
+        "policy": facts.policy,
+        "iteration": iteration,
+        "window_id": lineage.window_id if lineage else None,
+    }
+    tables: list[Payload] = []
+    trades = {name: _column(values) for name, values in record.trades.items()}
+    if trades["side"]:
+        trades["entry_policy_version"] = _versions_at(trades.pop("entry_step"), versions)
+        trades["exit_policy_version"] = _versions_at(trades.pop("exit_step"), versions)
+        tables.append(Trades(**common, **trades))
+    fills = {name: _column(values) for name, values in record.fills.items()}
+    if fills["step"]:
+        tables.append(Fills(**common, **fills, policy_version=_versions_at(fills["step"], versions)))
+    if record_steps and record.steps:
+        steps = {name: _column(values) for name, values in record.steps_table.items()}
+        tables.append(Steps(**common, **steps, policy_version=_versions_at(range(record.steps), versions)))
+    return tables
+
+
+def _column(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _versions_at(steps: Sequence[int], versions: Sequence[int]) -> list[int | None]:
+    return [versions[step] if 0 <= step < len(versions) else None for step in steps]
+
+
+def _count(actions: list[Any]) -> dict[str, int]:
+    # Continuous actions have no counts worth a row each.
+    if not actions or not isinstance(actions[0], int):
+        return {}
+    return {str(action): count for action, count in sorted(Counter(actions).items())}

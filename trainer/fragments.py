@@ -1,0 +1,41 @@
+"""An episode of RLlib comes in fragments, one a ``sample()``: what they hold, added up as they come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+from trainer.episode_events import Outcome
+
+
+class Taken:
+    """Rewards, actions and policy versions of an episode so far. Copied out: a learner may change a fragment."""
+
+    def __init__(self) -> None:
+        self._total_reward = 0.0
+        self._actions: list[Any] = []
+        self._versions: list[int] = []
+
+    def add(self, fragment: Any) -> None:
+        """Add the episode's next fragment."""
+        if not len(fragment):
+            return
+        self._total_reward += float(fragment.get_return())
+        self._actions.extend(np.asarray(fragment.get_actions()).tolist())
+        # A random policy, as in RLlib's own warm-ups, has no version.
+        if WEIGHTS_SEQ_NO in fragment.extra_model_outputs:
+            versions = np.asarray(fragment.get_extra_model_outputs(WEIGHTS_SEQ_NO))
+            self._versions.extend(versions.astype(np.int64).tolist())
+
+    def outcome(self, last: Any) -> Outcome:
+        """What RLlib knows of the episode, whose last fragment says how it ended."""
+        return Outcome(
+            steps=len(self._actions),
+            total_reward=self._total_reward,
+            actions=self._actions,
+            policy_versions=self._versions,
+            terminated=bool(last.is_terminated),
+            truncated=bool(last.is_truncated),
+        )

@@ -1,0 +1,315 @@
+"""The training loop: window, build, iterate, evaluate on the test split, compare with baselines, close in order."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from env.market_data import Scaler
+from env.settings import EnvSettings
+from eventlog.log import Log
+from schemas.ids import new_run_id
+from schemas.payloads import RunStatus
+from schemas.times import to_iso
+from schemas.topics import DEFAULT_PREFIX
+from trainer import checkpoints
+from trainer.algorithm import build_config, new_config
+from trainer.baselines import run_baselines
+from trainer.callbacks import counted, driver_callbacks, finish_run
+from trainer.checkpoints import CheckpointFacts, warm_up
+from trainer.environments import Lineage, settings_hash
+from trainer.ray_session import start_ray
+from trainer.settings import AlgorithmSettings, DataSettings, EnvConfig, EventSettings, OutboxSettings, TrainSettings
+from trainer.window_store import WindowStore, store_name
+from trainer.windows import Window, first_test_ts, open_window, read_history
+
+# How long runners in the middle of something get to close, once the caller has lost patience.
+_IMPATIENT_FINISH_S = 1.5
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration brought, for a progress line.
+
+    ``return_mean`` is unscaled, and that of the last iteration in which an episode ended; None before the first.
+    """
+
+    number: int
+    total: int
+    env_steps: int
+    env_steps_total: int
+    seconds: float
+    return_mean: float | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    run_id: str
+    attempt: int
+    status: RunStatus
+    iterations: int
+    env_steps: int
+    checkpoint: Path | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run is made of.
+
+    Attributes:
+        log_address: For the forwarder and for opening checkpoints later.
+        folder: Where checkpoints go: ``folder/RUN_ID/iteration-NNNNNN``.
+        parameters: The resolved settings, secrets masked, for the record.
+        resume_from: A checkpoint to go on from; its run, windows, scaler and seed are kept.
+    """
+
+    data: DataSettings
+    env: EnvSettings
+    algorithm: AlgorithmSettings
+    train: TrainSettings
+    outbox: OutboxSettings
+    log_address: str
+    folder: Path
+    topic_prefix: str = DEFAULT_PREFIX
+    parameters: dict[str, Any] = field(default_factory=dict)
+    resume_from: Path | None = None
+
+
+def train(
+    job: Job,
+    log: Log,
+    *,
+    say: Callable[[str], None],
+    on_iteration: Callable[[Iteration], None],
+    should_stop: Callable[[], bool],
+) -> TrainResult:
+    """Train as the job says, and evaluate at the end.
+
+    Args:
+        job: Settings, log, folder.
+        log: Where the bars are.
+        say: Gets a line of progress.
+        on_iteration: Called after each iteration.
+        should_stop: Asked between the steps of the run; True ends it in order, without the evaluation. A caller that
+            cannot wait for the step at hand may then raise KeyboardInterrupt, from a signal handler; what was published
+            stays, and there is no checkpoint.
+
+    Raises:
+        SettingsError: a setting that RLlib or the market model refuses; before anything has started.
+        WindowError: the bars asked for are not on the log.
+        OutboxFullError: nothing can be published any more, so nothing is trained any more.
+    """
+    begin = time.monotonic()
+    runners = int(new_config(job.algorithm).num_env_runners or 0)
+    prepared = _prepare(job, log, say)
+    facts = prepared.facts
+    train_settings = job.train
+    say(f"run {facts.run_id}: starting Ray and {runners} env runners for {job.algorithm.name}")
+    live = _Live()
+    try:
+        live.owns_ray = start_ray(train_settings.num_cpus or runners + 2, train_settings.object_store_mb)
+        live.store = WindowStore(facts.run_id, resumed_from=facts.iteration if prepared.resumed else None)
+        for window in prepared.windows.values():
+            live.store.put(window)
+        if should_stop():
+            live.status = "stopped"
+        else:
+            live.algorithm = _config(job, prepared).build_algo()
+            if job.resume_from is not None:
+                live.algorithm.restore_from_path(str(job.resume_from.absolute()))
+            live.status, live.checkpoint = _iterate(job, prepared, live.algorithm, on_iteration, should_stop)
+            if live.status == "completed":
+                _evaluate(prepared, live.algorithm, say)
+    except KeyboardInterrupt:
+        live.status = "stopped"
+        live.finish_s = _IMPATIENT_FINISH_S
+        if not should_stop():
+            raise
+    finally:
+        attempt, iterations, steps = live.close()
+    return TrainResult(facts.run_id, attempt, live.status, iterations, steps, live.checkpoint, time.monotonic() - begin)
+
+
+@dataclass
+class _Live:
+    """What of a run must be closed, however it ends."""
+
+    owns_ray: bool = False
+    store: WindowStore | None = None
+    algorithm: Any = None
+    status: RunStatus = "failed"
+    checkpoint: Path | None = None
+    finish_s: float = 30.0
+
+    def close(self) -> tuple[int, int, int]:
+        """Close all of it, the last opened first. Returns attempt, iterations and env steps."""
+        with ExitStack() as rest:
+            if self.owns_ray:
+                rest.callback(ray.shutdown)
+            if self.store is not None:
+                rest.callback(self.store.close)
+            if self.algorithm is None:
+                return 0, 0, 0
+            rest.callback(self.algorithm.stop)
+            driver = driver_callbacks(self.algorithm)
+            steps = self.algorithm.metrics.peek(("env_runners", "num_env_steps_sampled_lifetime"), default=0)
+            finish_run(self.algorithm, self.status, timeout_s=self.finish_s)
+            return driver.attempt, driver.iteration, int(steps)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    facts: CheckpointFacts
+    windows: dict[str, Window]
+    scaler: Scaler
+    resumed: bool
+
+
+def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
+    if job.resume_from is not None:
+        facts = checkpoints.load_facts(job.resume_from)
+        windows = checkpoints.reopen_windows(log, facts)
+        say(f"resuming run {facts.run_id} after iteration {facts.iteration}")
+        return _Prepared(facts, windows, Scaler.from_dict(facts.scaler), resumed=True)
+    history = read_history(log, job.data, job.topic_prefix)
+    for symbol, count in history.refused.items():
+        say(f"{symbol}: {count} bars came again with other values; refused, the first ones stay")
+    cut = first_test_ts(history, job.data)
+    # The scaler is the policy's: fitted before the cut, and carried along with it.
+    scaler = Scaler.fit(open_window(history, "train", cut, warm_up(job.env)).data)
+    windows = {split: open_window(history, split, cut, warm_up(job.env), scaler.version) for split in ("train", "test")}
+    for split, window in windows.items():
+        opened = window.opened
+        say(
+            f"{split} window {opened.window_id[:8]}: {opened.bars:,} bars of {', '.join(opened.symbols)}, "
+            f"{to_iso(opened.first_ts)} to {to_iso(opened.last_ts)}"
+        )
+    absent = [bars.symbol for bars in history.bars if bars.symbol not in windows["train"].data.symbols]
+    if absent:
+        say(f"too few bars before {to_iso(cut)} to train on: {', '.join(absent)}; only in the test")
+    seed = job.train.seed if job.train.seed is not None else secrets.randbelow(2**31)
+    facts = CheckpointFacts(
+        run_id=new_run_id(),
+        attempt=1,
+        iteration=0,
+        seed=seed,
+        data=job.data,
+        env=job.env,
+        scaler=scaler.to_dict(),
+        first_test_ts=cut,
+        windows=[window.opened for window in windows.values()],
+    )
+    return _Prepared(facts, windows, scaler, resumed=False)
+
+
+def _config(job: Job, prepared: _Prepared) -> Any:
+    facts, windows = prepared.facts, prepared.windows
+    name = store_name(facts.run_id)
+    common = {"window_store": name, "scaler": facts.scaler, "seed": facts.seed}
+    envs = int(new_config(job.algorithm).num_envs_per_env_runner)
+    train_env = EnvConfig(split="train", settings=facts.env.model_dump(mode="json"), num_envs=envs, **common)
+    test_env = EnvConfig(
+        split="test",
+        settings=_test_settings(facts.env).model_dump(mode="json"),
+        branch="evaluation",
+        num_envs=1,
+        **common,
+    )
+    events = EventSettings(
+        run_id=facts.run_id,
+        # The registry of attempts lies in the outbox directory; where that was lost, the checkpoint still knows.
+        attempt=facts.attempt + 1 if prepared.resumed else facts.attempt,
+        name=job.train.name,
+        notes=job.train.notes,
+        seed=facts.seed,
+        parameters=job.parameters,
+        log=job.log_address,
+        topic_prefix=job.topic_prefix,
+        outbox=job.outbox,
+        record_steps=job.train.record_steps,
+        reward_scale=facts.env.reward_scale,
+        windows=tuple(window.opened for window in windows.values()),
+        window_store=name,
+    )
+    return build_config(job.algorithm, train_env, test_env, events, len(windows["test"].data.symbols))
+
+
+def _test_settings(settings: EnvSettings) -> EnvSettings:
+    """Over the test, an episode is one symbol's whole window."""
+    return settings.model_copy(update={"starts": "start", "episode_length": None})
+
+
+def _iterate(
+    job: Job,
+    prepared: _Prepared,
+    algorithm: Any,
+    on_iteration: Callable[[Iteration], None],
+    should_stop: Callable[[], bool],
+) -> tuple[RunStatus, Path | None]:
+    settings, facts = job.train, prepared.facts
+    folder = job.folder / facts.run_id
+    checkpoint: Path | None = None
+    status: RunStatus = "completed"
+    return_mean: float | None = None
+    while algorithm.iteration < settings.iterations:
+        if should_stop():
+            status = "stopped"
+            break
+        begin = time.monotonic()
+        result = algorithm.train()
+        runners = result.get("env_runners", {})
+        mean = runners.get("episode_return_mean")
+        if mean is not None and np.isfinite(mean):
+            return_mean = float(mean) / facts.env.reward_scale
+        on_iteration(
+            Iteration(
+                number=int(algorithm.iteration),
+                total=settings.iterations,
+                env_steps=counted(runners, "num_env_steps_sampled"),
+                env_steps_total=counted(runners, "num_env_steps_sampled_lifetime"),
+                seconds=time.monotonic() - begin,
+                return_mean=return_mean,
+            )
+        )
+        if settings.checkpoint_every and algorithm.iteration % settings.checkpoint_every == 0:
+            checkpoint = _save(algorithm, folder, facts)
+    if checkpoint is None or checkpoint.name != f"iteration-{int(algorithm.iteration):06d}":
+        checkpoint = _save(algorithm, folder, facts)
+    return status, checkpoint
+
+
+def _save(algorithm: Any, folder: Path, facts: CheckpointFacts) -> Path:
+    now = {"attempt": driver_callbacks(algorithm).attempt, "iteration": int(algorithm.iteration)}
+    return checkpoints.save(algorithm, folder, facts.model_copy(update=now))
+
+
+def _evaluate(prepared: _Prepared, algorithm: Any, say: Callable[[str], None]) -> None:
+    """Trade the test split with the trained policy, then with the baselines; all of it becomes events."""
+    say("test split: trading it with the trained policy and the baselines")
+    algorithm.evaluate()
+    driver = driver_callbacks(algorithm)
+    window = prepared.windows["test"]
+    settings = _test_settings(prepared.facts.env)
+    lineage = Lineage(
+        split="test",
+        window_id=window.opened.window_id,
+        data_hash=window.opened.data_hash,
+        settings_hash=settings_hash(settings),
+        scaler_version=prepared.scaler.version,
+    )
+    publisher = driver.publisher.publisher_id
+    for events in run_baselines(
+        window.data, settings, prepared.scaler, lineage, publisher, int(algorithm.iteration), prepared.facts.seed
+    ):
+        driver.publish(*events)
