@@ -1,0 +1,1 @@
+"""From the log to ClickHouse: migrations, rows, batches, dead letters. Writes only; the room ``analytics`` reads."""
