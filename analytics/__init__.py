@@ -1,0 +1,1 @@
+"""From ClickHouse to people: a read-only connection, named queries, the integrity check. Writes nothing."""

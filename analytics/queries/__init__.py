@@ -1,0 +1,1 @@
+"""Named queries, one file each: ``NAME.sql``, its first comment says what it answers (:mod:`analytics.names`)."""
