@@ -1,0 +1,77 @@
+"""Millrace: reinforcement-learning trading agents, trained on streams of market data.
+
+Import from here; everything else is inside. Names are imported at first use, so that ``import millrace`` needs neither
+Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from millrace._rooms import check_rooms
+
+check_rooms()
+
+import env  # noqa: E402 - only after it is known to be ours
+
+if TYPE_CHECKING:
+    from env.episode_record import EpisodeRecord
+    from env.market_data import MarketData, Scaler
+    from env.settings import EnvSettings
+    from env.trading_env import TradingEnv
+    from millrace.stack import LocalStack
+    from schemas.errors import MillraceError
+    from trainer.callbacks import EventCallbacks, finish_run
+    from trainer.checkpoints import open_checkpoint
+    from trainer.publish import publish_events
+    from trainer.settings import EventSettings
+
+__all__ = [
+    "EnvSettings",
+    "EpisodeRecord",
+    "EventCallbacks",
+    "EventSettings",
+    "LocalStack",
+    "MarketData",
+    "MillraceError",
+    "Scaler",
+    "TradingEnv",
+    "__version__",
+    "finish_run",
+    "open_checkpoint",
+    "publish_events",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EnvSettings": "env.settings",
+    "EpisodeRecord": "env.episode_record",
+    "EventCallbacks": "trainer.callbacks",
+    "EventSettings": "trainer.settings",
+    "LocalStack": "millrace.stack",
+    "MarketData": "env.market_data",
+    "MillraceError": "schemas.errors",
+    "Scaler": "env.market_data",
+    "TradingEnv": "env.trading_env",
+    "finish_run": "trainer.callbacks",
+    "open_checkpoint": "trainer.checkpoints",
+    "publish_events": "trainer.publish",
+}
+
+# gymnasium.make("millrace/Trading-v0", …) works after `import millrace`.
+env.register()
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'millrace' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
