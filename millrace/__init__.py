@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from env.market_data import MarketData, Scaler
     from env.settings import EnvSettings
     from env.trading_env import TradingEnv
+    from env.vector_env import TradingVectorEnv
     from millrace.stack import LocalStack
     from schemas.errors import MillraceError
     from trainer.callbacks import EventCallbacks, finish_run
@@ -37,6 +38,7 @@ __all__ = [
     "MillraceError",
     "Scaler",
     "TradingEnv",
+    "TradingVectorEnv",
     "__version__",
     "finish_run",
     "open_checkpoint",
@@ -55,6 +57,7 @@ _HOMES = {
     "MillraceError": "schemas.errors",
     "Scaler": "env.market_data",
     "TradingEnv": "env.trading_env",
+    "TradingVectorEnv": "env.vector_env",
     "finish_run": "trainer.callbacks",
     "open_checkpoint": "trainer.checkpoints",
     "publish_events": "trainer.publish",
