@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
 from env.market_model import OBSERVATION_LIMIT, MarketModel
+from env.scaler import Scaler
 from env.seeding import Stream
 from env.settings import EnvSettings
 from env.spaces import action_space, observation_space

@@ -17,7 +17,8 @@ import env  # noqa: E402 - only after it is known to be ours
 
 if TYPE_CHECKING:
     from env.episode_record import EpisodeRecord
-    from env.market_data import MarketData, Scaler
+    from env.market_data import MarketData
+    from env.scaler import Scaler
     from env.settings import EnvSettings
     from env.trading_env import TradingEnv
     from env.vector_env import TradingVectorEnv
@@ -55,7 +56,7 @@ _HOMES = {
     "LocalStack": "millrace.stack",
     "MarketData": "env.market_data",
     "MillraceError": "schemas.errors",
-    "Scaler": "env.market_data",
+    "Scaler": "env.scaler",
     "TradingEnv": "env.trading_env",
     "TradingVectorEnv": "env.vector_env",
     "finish_run": "trainer.callbacks",
