@@ -46,6 +46,7 @@ class ReferenceSimulator(ReferenceAccount):
         equity: Equity at the start and after each step.
         rewards: Unscaled reward of each step.
         reason: "running", "ruin", "length" or "end_of_data".
+        variance: What the differential Sharpe ratio of the last step was divided by, to the power of 3/2.
     """
 
     def __init__(self, bars: Sequence[Sequence[Bar | None]], settings: EnvSettings, start: int = 0) -> None:
@@ -58,6 +59,7 @@ class ReferenceSimulator(ReferenceAccount):
         self.rewards: list[Decimal] = []
         self.reason = "running"
         self.sharpe = (ZERO, ZERO)
+        self.variance = ZERO
 
     @property
     def terminated(self) -> bool:
@@ -99,10 +101,10 @@ class ReferenceSimulator(ReferenceAccount):
         if self._compare(value, floor) <= 0:
             self.reason = "ruin"
         length = None if self.settings.starts == "whole" else self.settings.episode_length
-        if self.reason == "running" and self.start + self.steps + 2 == len(self.bars[0]):
-            self.reason = "end_of_data"
-        elif self.reason == "running" and self.steps + 1 == length:
+        if self.reason == "running" and self.steps + 1 == length:
             self.reason = "length"
+        elif self.reason == "running" and self.start + self.steps + 2 == len(self.bars[0]):
+            self.reason = "end_of_data"
         if self.truncated and self.settings.liquidate_at_end:  # 8
             self._close_all([holding.price for holding in self.holdings], "end_of_data")
             value = self._value()
@@ -334,10 +336,10 @@ class ReferenceSimulator(ReferenceAccount):
             to_mean, to_square = change - mean, change * change - square
             eta = self.rate["reward_decay"]
             self.sharpe = mean + eta * to_mean, square + eta * to_square
-            spread = square - mean * mean
-            if self._compare(spread, Decimal("1e-12")) <= 0:
+            self.variance = square - mean * mean
+            if self._compare(self.variance, Decimal("1e-12")) <= 0:
                 return ZERO
-            return (square * to_mean - mean * to_square / 2) / (spread * spread.sqrt())
+            return (square * to_mean - mean * to_square / 2) / (self.variance * self.variance.sqrt())
         raise ValueError(f"reward {kind!r}: expected one of the built-in ones; the reference knows no functions")
 
     def account(self) -> dict[str, list[Decimal]]:
