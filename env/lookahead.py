@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
-from env.bars import Bars, Flags, Floats, SymbolBars
+from env.bars import Bars, Flags, Floats, Ints, SymbolBars
 from env.changed_bars import FUTURES, random_bars, with_values
 from env.features import Feature, FeatureLike, Recipe
 from env.frames import read_frames
@@ -144,6 +144,7 @@ class _Check:
         # What a look-back counts: bars with prices, and with volume where the symbol has any.
         complete = filled.tradable & (filled.volume > 0)
         self.complete: Flags = complete if complete.any() else filled.tradable
+        self.special = self._special_rows()
 
     def problems(self, trials: int) -> Iterator[Problem]:
         try:
@@ -153,15 +154,25 @@ class _Check:
             return
         again = _values(self.feature, self.bars)
         if (row := _first_difference(values, again)) is not None:
-            yield self._problem("unsteady", row, f"is {values[row]!r} in one call and {again[row]!r} in the next")
+            yield self._problem("unsteady", row, f"is {values[row]} in one call and {again[row]} in the next")
             return
         for trial in range(trials):
             yield from self._look_ahead(values, trial)
         for _ in range(trials // 2):
             yield from self._look_back(values)
 
+    def _special_rows(self) -> Ints:
+        """Rows beside a hole or a gap, and the first and last: what is rare among all rows, and where leaks hide."""
+        incomplete = ~self.complete
+        gap = np.append(self.bars.ts_open[1:] > self.bars.ts_close[:-1], True)
+        special = incomplete | np.append(incomplete[1:], True) | gap
+        special[self.first] = special[-2] = True
+        rows = np.flatnonzero(special)
+        return rows[(rows >= self.first) & (rows < len(self.bars) - 1)]
+
     def _look_ahead(self, values: Floats, trial: int) -> Iterator[Problem]:
-        row = int(self.rng.integers(self.first, len(self.bars) - 1))
+        anywhere = int(self.rng.integers(self.first, len(self.bars) - 1))
+        row = anywhere if trial % 2 else int(self.rng.choice(self.special))
         name, change = FUTURES[trial % len(FUTURES)]
         try:
             changed = _values(self.feature, change(self.bars, row, self.rng))
@@ -173,7 +184,7 @@ class _Check:
             yield self._problem(
                 "look-ahead",
                 at,
-                f"looks ahead: row {at} is {values[at]!r}, but {changed[at]!r} with the bars after row {row} {name};"
+                f"looks ahead: row {at} is {values[at]}, but {changed[at]} with the bars after row {row} {name};"
                 " row t may use the bars up to t alone",
             )
 
@@ -201,8 +212,8 @@ class _Check:
                 yield self._problem(
                     "look-back",
                     at,
-                    f"reaches behind its look-back of {self.lookback} bars: row {at} is {values[at]!r}, but"
-                    f" {changed[at - shift]!r} with the bars before row {begin} {name}; declare a longer one",
+                    f"reaches behind its look-back of {self.lookback} bars: row {at} is {values[at]}, but"
+                    f" {changed[at - shift]} with the bars before row {begin} {name}; declare a longer one",
                 )
                 return
 
