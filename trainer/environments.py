@@ -45,7 +45,7 @@ class LineageTradingEnv(TradingEnv):
         settings: Of the market model.
         lineage: Where its episodes come from.
         turn: None draws the symbols; (k, n) takes every n-th symbol from the k-th on, so that the n environments of
-            an evaluation trade each symbol once a round.
+            an evaluation trade each symbol once a round. A portfolio has no turns: it trades all of them.
         options: As of TradingEnv.
     """
 
@@ -61,7 +61,7 @@ class LineageTradingEnv(TradingEnv):
         super().__init__(data, settings, **options)
         self.lineage = lineage
         self._symbols = data.symbols
-        self._next, self._stride = turn or (0, 0)
+        self._next, self._stride = turn if turn and not settings.portfolio else (0, 0)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
