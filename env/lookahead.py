@@ -71,12 +71,11 @@ class FeatureReport:
         return not self.problems
 
     def __str__(self) -> str:
-        if self.problems:
-            return "\n".join(map(str, self.problems))
-        return "\n".join(
-            f"feature {name!r}: no look-ahead, look-back as declared ({rows:,} bars, {self.trials} changes)"
-            for name, rows in zip(self.features, self.rows, strict=True)
-        )
+        lines: list[str] = []
+        for name, rows in zip(self.features, self.rows, strict=True):
+            well = f"feature {name!r}: no look-ahead, look-back as declared ({rows:,} bars, {self.trials} changes)"
+            lines += [str(item) for item in self.problems if item.feature == name] or [well]
+        return "\n".join(lines)
 
 
 def check_feature(
