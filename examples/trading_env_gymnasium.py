@@ -23,7 +23,7 @@ DAYS = 1_000
 SETTINGS = EnvSettings(
     window=50,
     episode_length=None,
-    starts="start",
+    starts="whole",
     targets=(0.0, 1.0),
     fee=0.0005,
     slippage=0.0002,
@@ -45,7 +45,7 @@ def own_it_always(_observation: np.ndarray) -> int:
 
 def own_what_rises(observation: np.ndarray) -> int:
     """Be long while the log returns of the last 50 closes add up to more than their usual sum (they are scaled)."""
-    closes = observation[:-3].reshape(SETTINGS.window, -1)[:, 3]
+    closes = observation[:-5].reshape(SETTINGS.window, -1)[:, 3]
     return int(closes.sum() > 0.0)
 
 
