@@ -71,7 +71,7 @@ class Feature:
         """
         if callable(wanted):
             function, prefix, interval, text = wanted, "", None, None
-            base = f"{wanted.__module__}:{wanted.__qualname__}"
+            base = f"{wanted.__module__}:{getattr(wanted, '__qualname__', type(wanted).__qualname__)}"
         else:
             found = _NAME.fullmatch(wanted.replace(" ", ""))
             if found is None:
@@ -99,8 +99,12 @@ class Feature:
         """The name, and for a user's function the hash of its source."""
         return f"{self.name}#{self.source}" if self.source else self.name
 
-    def lookback(self, interval: int) -> int:
+    def lookback(self, interval: int, rows: int = 1) -> int:
         """Bars of ``interval`` µs before a row that the feature needs there.
+
+        Args:
+            interval: Length of a bar, µs.
+            rows: Most bars that close within one interval; above 1 on a common clock of symbols that close apart.
 
         Raises:
             SettingsError: The feature's own interval is no multiple of this one.
@@ -108,7 +112,7 @@ class Feature:
         if self.interval is None:
             return self.bars_back
         check_intervals(interval, self.interval, self.name)
-        return fine_lookback(self.bars_back, self.interval // interval)
+        return fine_lookback(self.bars_back, self.interval // interval * rows)
 
     def compute(self, bars: Bars) -> Floats:
         """Compute the feature of bars that begin with one that has prices, float64 (n,).
@@ -182,13 +186,13 @@ class Recipe:
         """What is computed and how: part of a window's identity. Equal ones give equal features of equal bars."""
         return f"{VERSION} {' '.join(item.identity for item in self.features)}"
 
-    def lookback(self, interval: int) -> int:
-        """Bars of ``interval`` µs before the first row at which every feature is defined.
+    def lookback(self, interval: int, rows: int = 1) -> int:
+        """Bars before the first row at which every feature is defined; arguments as of :meth:`Feature.lookback`.
 
         Raises:
             SettingsError: A feature's own interval is no multiple of this one.
         """
-        return max(item.lookback(interval) for item in self.features)
+        return max(item.lookback(interval, rows) for item in self.features)
 
     def compute(self, bars: Bars) -> NDArray[np.float32]:
         """Compute the features of one symbol, float32 (n, F).

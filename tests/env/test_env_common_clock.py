@@ -142,3 +142,16 @@ def test_symbols_whose_bars_are_off_by_some_minutes_share_no_time():
     clock = MarketData([early, late]).on_common_clock()
     assert len(clock.ts_close) == 20
     assert clock.tradable.sum(axis=0).tolist() == [1] * 20
+    assert clock.lookback == 1
+
+
+def test_on_a_clock_with_several_times_an_interval_coarse_features_look_back_over_more_rows():
+    days = np.arange(60)
+    early, late = bars_of("A", days, 1), bars_of("B", days, 2)
+    late = replace(late, ts_open=late.ts_open + DAY // 3, ts_close=late.ts_close + DAY // 3)
+    data = MarketData([early, late], ["1w:log_close"])
+    clock = data.on_common_clock()
+    assert (data.lookback, clock.lookback) == (3 * 7 - 2, 3 * 14 - 2)
+    weekly = data.features[59, 0]  # at the last bar of A
+    assert (clock.features[clock.first_valid + clock.lookback :] != 0.0).all()
+    assert clock.features[-2, 0] == weekly

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import features_of_a_user as mine
 import numpy as np
@@ -73,6 +74,7 @@ def test_a_name_is_completed_and_tells_its_look_back(wanted, name, lookback):
         ("features_of_a_user:gapp", "setting 'features': expected a function 'gapp' in module 'features_of_a_user'"),
         ("features_of_a_user:range_mean", r"expected features_of_a_user:range_mean\(n,scale\), got 0 arguments"),
         ("features_of_a_user:undeclared", "expected a function declared with @feature"),
+        (partial(mine.gap), "feature 'functools:partial': expected a function declared with @feature"),
         ("features_of_a_user:negative", "expected a look-back of whole bars, 0 or more, got -1"),
     ],
 )

@@ -68,6 +68,25 @@ def test_frame_with_weekends_closes_each_bar_after_one_interval():
     assert (data.ts_close - data.ts_open).tolist() == [DAY] * 4
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Asia/Tokyo", "UTC"])
+def test_days_of_a_zone_end_at_its_midnight_also_when_clocks_change(zone):
+    index = pd.date_range("2024-01-01", "2024-12-31", freq="B", tz=zone)
+    price = np.ones(len(index))
+    columns = dict.fromkeys(("open", "high", "low", "close", "volume"), price)
+    data = MarketData.from_frame(pd.DataFrame(columns, index=index), features=["log_close", "1w:log_close"])
+    assert data.interval == DAY
+    assert data.bars_per_year == 252.0
+    hours = (data.ts_close - data.ts_open) // 3_600_000_000
+    assert set(hours.tolist()) == {24}  # clocks change on Sundays
+    daily = pd.date_range("2024-01-01", "2024-12-31", freq="D", tz=zone)
+    columns = dict.fromkeys(columns, np.ones(len(daily)))
+    data = MarketData.from_frame(pd.DataFrame(columns, index=daily))
+    assert data.ts_close[:-1].tolist() == data.ts_open[1:].tolist()
+    assert set(((data.ts_close - data.ts_open) // 3_600_000_000).tolist()) == (
+        {24} if zone in ("Asia/Tokyo", "UTC") else {23, 24, 25}
+    )
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -147,6 +166,8 @@ def test_funding_is_read_where_there_is_any_and_0_where_none_is_due():
     assert MarketData.from_frame(frame()).funding.tolist() == [0.0] * 4
     data = MarketData.from_frame(frame(Funding_Rate=[0.0, np.nan, 0.0001, -0.0002]))
     assert data.funding.tolist() == [0.0, 0.0, 0.0001, -0.0002]
+    gap = frame(Funding=[0.0, 0.0001, 0.0001, 0.0001], Close=[100.0, 103.0, np.nan, 99.0])
+    assert MarketData.from_frame(gap).funding.tolist() == [0.0, 0.0001, 0.0, 0.0001]
     with pytest.raises(InputError, match="row 2, column 'funding': expected a number, or NaN"):
         MarketData.from_frame(frame(funding=[0.0, 0.0, np.inf, 0.0]))
 
@@ -220,6 +241,13 @@ def test_a_bad_row_of_one_of_several_symbols_is_named():
         MarketData.from_frame(bad)
     with pytest.raises(InputError, match="frame 'BBB': expected at least two bars, got 1"):
         MarketData.from_frame({"AAA": frame(), "BBB": frame(1)})
+
+
+def test_a_row_without_a_symbol_is_refused():
+    bad = long_frame()
+    bad["Symbol"] = bad["Symbol"].where(np.arange(7) != 2)
+    with pytest.raises(InputError, match="frame, row 2, column 'Symbol': expected a symbol, got none"):
+        MarketData.from_frame(bad)
 
 
 def test_features_may_be_chosen():
