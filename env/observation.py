@@ -1,0 +1,121 @@
+"""What an environment shows: a window of features and the state of the account (docs/env.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from env.accounting import Ops, Value, Values
+from env.settings import EnvSettings
+
+OBSERVATION_LIMIT = 10.0
+"""Observations are clipped to ± this, as Stable-Baselines3's ``VecNormalize`` does (``clip_obs=10``)."""
+
+PER_SYMBOL = ("position", "unrealised_return", "time_in_position")
+"""Position features that have one number a symbol."""
+
+_LEAST_EQUITY = 1e-9
+
+
+class Account(NamedTuple):
+    """State of the accounts at a close."""
+
+    cash: Value
+    equity: Value
+    highest: Value
+    """Highest equity of the episode."""
+    position: Values
+    close: Values
+    cost: Values
+    """Average cost of the open trade; any number above 0 without one."""
+    bars: Values
+    """Bars since the entry, its own counted; any number without a trade."""
+
+
+class Observer:
+    """Writes observations.
+
+    Args:
+        features: Scaled features, float32 (N, F).
+        settings: Window and position features.
+        ops: Of the shape of the numbers.
+        symbols: S of a portfolio, None for one symbol.
+        num_envs: B, or None for one environment without a batch axis.
+
+    Attributes:
+        size: Length of an observation: window × F + position features, of which those in ``PER_SYMBOL`` count S times.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        settings: EnvSettings,
+        ops: Ops,
+        symbols: int | None,
+        num_envs: int | None,
+    ) -> None:
+        self._features, self._ops, self._window = features, ops, settings.window
+        self._plain = num_envs is None and symbols is None
+        self._flat = settings.window * features.shape[1]
+        counts = [(symbols or 1) if name in PER_SYMBOL else 1 for name in settings.position_features]
+        self.size = self._flat + sum(counts)
+        self._parts: list[tuple[str, slice]] = []
+        at = 0
+        for name, count in zip(settings.position_features, counts, strict=True):
+            self._parts.append((name, slice(at, at + count)))
+            at += count
+        self._buffer = np.zeros((at, num_envs or 1))
+        self._bind()
+
+    def _bind(self) -> None:
+        size = self._features.shape[1]
+        self._windows: Any = np.lib.stride_tricks.sliding_window_view(self._features.reshape(-1), self._flat)[::size]
+        self._writers: list[tuple[slice, Callable[[Account], Values]]] = [
+            (part, getattr(self, f"_{name}")) for name, part in self._parts
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the views: pickled, they would be copies, window by window."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_windows", "_writers")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind()
+
+    def write(self, out: NDArray[np.float32], row: Value, account: Account) -> None:
+        """Write the observations at ``row`` into ``out``, float32 (size,) or (B, size)."""
+        out[..., : self._flat] = self._windows[row - (self._window - 1)]
+        if self._plain:
+            for place, (_, value) in enumerate(self._writers, self._flat):
+                out[place] = min(max(value(account), -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
+            return
+        buffer = self._buffer
+        for part, value in self._writers:
+            buffer[part] = value(account)
+        np.minimum(np.maximum(buffer, -OBSERVATION_LIMIT, out=buffer), OBSERVATION_LIMIT, out=buffer)
+        out[..., self._flat :] = buffer.T.reshape((*out.shape[:-1], -1))
+
+    def _position(self, account: Account) -> Values:
+        return account.position * account.close / self._divisor(account)
+
+    def _unrealised_return(self, account: Account) -> Values:
+        ops, position = self._ops, account.position
+        gain = account.close / account.cost - 1.0
+        return ops.where(position > 0.0, gain, ops.where(position < 0.0, -gain, 0.0))
+
+    def _time_in_position(self, account: Account) -> Values:
+        bars = self._ops.where(account.position != 0.0, account.bars, 0)
+        return bars / (bars + self._window)
+
+    def _drawdown(self, account: Account) -> Value:
+        return 1.0 - account.equity / account.highest
+
+    def _cash_share(self, account: Account) -> Value:
+        return account.cash / self._divisor(account)
+
+    def _divisor(self, account: Account) -> Value:
+        # Of a ruined account nothing but the signs mean anything: the clip takes care of the rest.
+        return self._ops.maximum(account.equity, _LEAST_EQUITY)
