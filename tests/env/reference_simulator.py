@@ -19,6 +19,9 @@ from reference_account import CONTEXT, FLOOR, ONE, PROTECTIONS, ZERO, Bar, Holdi
 
 from env.settings import EnvSettings
 
+WHOLE = Decimal("1e-9")
+"""Part of an order by which it may miss the whole position and yet closes it."""
+
 
 @dataclass
 class Order:
@@ -119,6 +122,8 @@ class ReferenceSimulator(ReferenceAccount):
     def _trade_at_open(self, action: Sequence[float], now: Sequence[Bar | None], opens: Sequence[Decimal]) -> None:
         equity = self.cash + sum((h.position * price for h, price in zip(self.holdings, opens, strict=True)), ZERO)
         orders = self._decide(action, now, opens, equity)
+        if self.settings.discrete:
+            self._limit_targets(orders, opens, equity)
         self._size(orders, now, opens, equity)
         if self.rate["impact"]:
             for symbol, order in orders.items():
@@ -178,15 +183,29 @@ class ReferenceSimulator(ReferenceAccount):
         band = self.rate["no_trade_band"]
         return distance != 0 and (not band or self._compare(distance, band) >= 0)
 
+    def _gross_weight(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> Decimal:
+        gross = ZERO
+        for symbol, holding in enumerate(self.holdings):
+            weight = orders[symbol].weight if symbol in orders else None
+            gross += abs(holding.position) * opens[symbol] / equity if weight is None else abs(weight)
+        return gross
+
+    def _limit_targets(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> None:
+        """Scale the targets that have a new order by one factor, where all weights together go beyond the leverage."""
+        new = [order for order in orders.values() if order.weight]
+        excess = self._gross_weight(orders, opens, equity) - self.rate["leverage"]
+        if new and excess > 0:
+            gross = sum((abs(order.weight) for order in new if order.weight is not None), ZERO)
+            for order in new:
+                if order.weight is not None:
+                    order.weight *= max(1 - excess / gross, ZERO)
+
     def _size(
         self, orders: dict[int, Order], now: Sequence[Bar | None], opens: Sequence[Decimal], equity: Decimal
     ) -> None:
         """Set price, wanted and filled quantity of every order, with the impact that it has."""
         rate = self.rate
-        gross = ZERO
-        for symbol, holding in enumerate(self.holdings):
-            weight = orders[symbol].weight if symbol in orders else None
-            gross += abs(holding.position) * opens[symbol] / equity if weight is None else abs(weight)
+        gross, factor = self._gross(orders, opens, equity)
         charge = ONE + gross * rate["fee"]
         value = self.cash
         for symbol, holding in enumerate(self.holdings):
@@ -195,9 +214,10 @@ class ReferenceSimulator(ReferenceAccount):
                 order = orders[symbol]
                 order.side = sign(order.quantity)
                 if order.weight is not None:
-                    order.side = self._compare(order.weight * equity / (price * charge), holding.position)
+                    target = order.weight * factor * equity / (price * charge)
+                    order.side = self._compare(target, holding.position)
                 order.price = price * (1 + order.side * (rate["slippage"] + order.impact))
-                order.price += order.side * rate["half_spread"]
+                order.price = max(order.price + order.side * rate["half_spread"], FLOOR * price)
                 price = order.price
             value += holding.position * price
         for symbol, order in orders.items():
@@ -205,13 +225,28 @@ class ReferenceSimulator(ReferenceAccount):
             if order.weight is None:
                 order.wanted = self._lots(order.quantity, given=True)
                 continue
-            exactly = order.weight * value / (order.price * charge)
+            exactly = order.weight * factor * max(value, ZERO) / (order.price * charge)
             turned = order.side == 0 or self._compare(exactly, position) != order.side
             order.wanted = ZERO if turned else self._lots(exactly) - position
         if self.settings.actions == "quantities":
             self._limit_leverage(orders, opens, value)
         for symbol, order in orders.items():
             self._limit_size(order, now[symbol], self.holdings[symbol].position)
+
+    def _gross(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> tuple[Decimal, Decimal]:
+        """Give G, and the factor that fits the discrete targets of a portfolio to the leverage."""
+        held = ordered = ZERO
+        for symbol, holding in enumerate(self.holdings):
+            weight = orders[symbol].weight if symbol in orders else None
+            if weight is None:
+                held += abs(holding.position) * opens[symbol] / equity
+            else:
+                ordered += abs(weight)
+        leverage = self.rate["leverage"]
+        if not (self.settings.discrete and self.settings.portfolio and ordered and held + ordered > leverage):
+            return held + ordered, ONE
+        factor = max(leverage - held, ZERO) / ordered
+        return held + factor * ordered, min(factor, ONE)
 
     def _limit_leverage(self, orders: dict[int, Order], opens: Sequence[Decimal], value: Decimal) -> None:
         """Scale the parts of quantities that increase positions by one factor."""
@@ -247,6 +282,8 @@ class ReferenceSimulator(ReferenceAccount):
             order.filled = ZERO
         elif share is not None and order.wanted and self._compare(abs(order.wanted), share * bar.volume) > 0:
             order.filled = self._lots(sign(order.wanted) * share * bar.volume)
+        if abs(position + order.filled) <= WHOLE * abs(order.filled):
+            order.filled = -position
         if order.filled and position + order.filled and self.rate["min_notional"]:
             notional = abs(order.filled) * order.price
             if self._compare(notional, self.rate["min_notional"]) < 0:
