@@ -231,7 +231,7 @@ def agree(actual: object, expected: object, allowed: object, what: str) -> None:
     assert not wrong.any(), f"{what}: {left[wrong]} is not {right[wrong]} at {np.flatnonzero(wrong)}"
 
 
-def columns(items: list, names: tuple[str, ...]) -> list[np.ndarray]:
+def arrays_of(items: list, names: tuple[str, ...]) -> list[np.ndarray]:
     return [np.array([float(getattr(item, name)) for item in items]) for name in names]
 
 
@@ -262,7 +262,7 @@ def compare_books(env: TradingEnv, run: ReferenceSimulator, symbols: list[str]) 
     told = list(zip(fills["symbol"], fills["step"], fills["kind"], strict=True))
     assert told == [(symbols[fill.symbol], fill.step, fill.kind) for fill in run.fills]
     names = ("price", "reference", "fee", "slippage", "quantity", "position_after")
-    price, reference, fee, slippage, quantity, after = columns(run.fills, names)
+    price, reference, fee, slippage, quantity, after = arrays_of(run.fills, names)
     agree(fills["price"], price, TOLERANCE * price, "price")
     agree(fills["reference_price"], reference, TOLERANCE * reference, "reference price")
     agree(fills["fee"], fee, money, "fee")
@@ -273,7 +273,7 @@ def compare_books(env: TradingEnv, run: ReferenceSimulator, symbols: list[str]) 
     trades = record.trades
     told = list(zip(trades["symbol"], trades["side"], trades["exit_kind"], trades["bars"], strict=True))
     assert told == [(symbols[t.symbol], t.side, t.exit_kind, t.exit_step - t.entry_step) for t in run.trades]
-    entry, exit_, quantity, *costs = columns(run.trades, ("entry_price", "exit_price", "quantity", *COSTS))
+    entry, exit_, quantity, *costs = arrays_of(run.trades, ("entry_price", "exit_price", "quantity", *COSTS))
     agree(trades["entry_price"], entry, TOLERANCE * entry, "entry price")
     agree(trades["exit_price"], exit_, TOLERANCE * exit_, "exit price")
     agree(trades["quantity"], quantity, money / entry, "largest quantity")
