@@ -148,7 +148,8 @@ def _wanted(record: StoredRecord, settings: DataSettings, seen: set[str]) -> Bar
 
 
 def _add(series: _Series, bars: BarsRecord) -> None:
-    columns = zip(*(getattr(bars, name) for name in _COLUMNS), strict=True)
+    rates = bars.funding_rate or [None] * len(bars.ts_close)
+    columns = zip(*(getattr(bars, name) for name in _COLUMNS), rates, strict=True)
     for ts_close, row in zip(bars.ts_close, columns, strict=True):
         if series.rows.setdefault(ts_close, row) != row:
             series.refused += 1
@@ -156,11 +157,12 @@ def _add(series: _Series, bars: BarsRecord) -> None:
 
 def _symbol_bars(symbol: str, series: _Series) -> SymbolBars:
     times = sorted(series.rows)
-    columns = zip(*(series.rows[ts] for ts in times), strict=True)
-    values = {name: np.array(column, dtype=np.float64) for name, column in zip(_COLUMNS, columns, strict=True)}
-    ts_open = np.array([series.rows[ts][0] for ts in times], dtype=np.int64)
-    del values["ts_open"]
-    return SymbolBars(symbol, 0, ts_open, np.array(times, dtype=np.int64), **values)
+    ts_open, *columns, rates = zip(*(series.rows[ts] for ts in times), strict=True)
+    values = {name: np.array(column, dtype=np.float64) for name, column in zip(_COLUMNS[1:], columns, strict=True)}
+    funding = None if set(rates) == {None} else np.array(rates, dtype=np.float64)
+    return SymbolBars(
+        symbol, 0, np.array(ts_open, dtype=np.int64), np.array(times, dtype=np.int64), **values, funding=funding
+    )
 
 
 def first_test_ts(history: History, settings: DataSettings) -> int:
@@ -290,6 +292,9 @@ def data_hash(parts: Sequence[SymbolBars]) -> str:
     for bars in parts:
         digest.update(f"{bars.symbol}\0{len(bars)}\0".encode())
         arrays: list[NDArray[Any]] = [bars.ts_open, bars.ts_close, bars.open, bars.high, bars.low, bars.close]
-        for array in (*arrays, np.nan_to_num(bars.volume, nan=-1.0)):
+        arrays.append(np.nan_to_num(bars.volume, nan=-1.0))
+        if bars.funding is not None:
+            arrays.append(np.nan_to_num(bars.funding, nan=0.0))  # None is due, or it is 0: the same bars.
+        for array in arrays:
             digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()[:32]

@@ -109,6 +109,18 @@ def test_the_cut_keeps_test_bars_out_of_the_train_window(bench: Any) -> None:
     assert [train.opened.split, test.opened.split] == ["train", "test"]
 
 
+def test_funding_rates_come_along_and_are_part_of_the_data(new_bench: Any, bars: Any, record: Any) -> None:
+    without, with_rates = new_bench(), new_bench()
+    walk = bars("AAA", 300)
+    without.send(record(walk, 0, 300))
+    assert windows_of(without)[0].data.funding.tolist() == [0.0] * 240
+    rates = [0.0001 if row % 8 == 0 else None for row in range(150)]
+    with_rates.send(record(walk, 0, 150).model_copy(update={"funding_rate": rates}), record(walk, 150, 300))
+    train = windows_of(with_rates)[0]
+    assert train.data.funding.tolist() == [*(rate or 0.0 for rate in rates), *[0.0] * 90]
+    assert train.opened.data_hash != windows_of(without)[0].opened.data_hash
+
+
 def test_rows_of_the_test_window_are_absolute(bench: Any) -> None:
     bench.send_walks("AAA", "BBB")
     train, test = windows_of(bench)
