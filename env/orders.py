@@ -86,7 +86,8 @@ class Orders:
             if ops.any(above):
                 weight = ops.where(above, weight * self._leverage / ops.maximum(gross, _TINY), weight)
         distance = abs(weight - position * opening / equity)
-        return Wanted((distance != 0.0) & (distance >= self._band), weight, 0.0)
+        # An account that is all in has a weight of 1 but for rounding: without a tolerance it would sell its own fee.
+        return Wanted((distance > ROUNDING) & (distance >= self._band), weight, 0.0)
 
     def trade(self, quantity: Values) -> Wanted:
         """Order where a quantity is not 0."""

@@ -20,7 +20,7 @@ from reference_account import CONTEXT, FLOOR, ONE, PROTECTIONS, ZERO, Bar, Holdi
 from env.settings import EnvSettings
 
 WHOLE = Decimal("1e-9")
-"""Part of an order by which it may miss the whole position and yet closes it."""
+"""Part of an order by which it may miss the whole position, or of equity by which a weight may miss another."""
 
 
 @dataclass
@@ -178,10 +178,8 @@ class ReferenceSimulator(ReferenceAccount):
         present = holding.position * price / equity
         if not weight and not present:
             return False
-        self._compare(weight, present)
         distance = abs(weight - present)
-        band = self.rate["no_trade_band"]
-        return distance != 0 and (not band or self._compare(distance, band) >= 0)
+        return self._compare(distance, WHOLE) > 0 and self._compare(distance, self.rate["no_trade_band"]) >= 0
 
     def _gross_weight(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> Decimal:
         gross = ZERO
@@ -205,8 +203,7 @@ class ReferenceSimulator(ReferenceAccount):
     ) -> None:
         """Set price, wanted and filled quantity of every order, with the impact that it has."""
         rate = self.rate
-        gross, factor = self._gross(orders, opens, equity)
-        charge = ONE + gross * rate["fee"]
+        charge = ONE + self._gross_weight(orders, opens, equity) * rate["fee"]
         value = self.cash
         for symbol, holding in enumerate(self.holdings):
             price = opens[symbol]
@@ -214,8 +211,7 @@ class ReferenceSimulator(ReferenceAccount):
                 order = orders[symbol]
                 order.side = sign(order.quantity)
                 if order.weight is not None:
-                    target = order.weight * factor * equity / (price * charge)
-                    order.side = self._compare(target, holding.position)
+                    order.side = self._compare(order.weight * equity / (price * charge), holding.position)
                 order.price = price * (1 + order.side * (rate["slippage"] + order.impact))
                 order.price = max(order.price + order.side * rate["half_spread"], FLOOR * price)
                 price = order.price
@@ -225,28 +221,13 @@ class ReferenceSimulator(ReferenceAccount):
             if order.weight is None:
                 order.wanted = self._lots(order.quantity, given=True)
                 continue
-            exactly = order.weight * factor * max(value, ZERO) / (order.price * charge)
+            exactly = order.weight * max(value, ZERO) / (order.price * charge)
             turned = order.side == 0 or self._compare(exactly, position) != order.side
             order.wanted = ZERO if turned else self._lots(exactly) - position
         if self.settings.actions == "quantities":
             self._limit_leverage(orders, opens, value)
         for symbol, order in orders.items():
             self._limit_size(order, now[symbol], self.holdings[symbol].position)
-
-    def _gross(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> tuple[Decimal, Decimal]:
-        """Give G, and the factor that fits the discrete targets of a portfolio to the leverage."""
-        held = ordered = ZERO
-        for symbol, holding in enumerate(self.holdings):
-            weight = orders[symbol].weight if symbol in orders else None
-            if weight is None:
-                held += abs(holding.position) * opens[symbol] / equity
-            else:
-                ordered += abs(weight)
-        leverage = self.rate["leverage"]
-        if not (self.settings.discrete and self.settings.portfolio and ordered and held + ordered > leverage):
-            return held + ordered, ONE
-        factor = max(leverage - held, ZERO) / ordered
-        return held + factor * ordered, min(factor, ONE)
 
     def _limit_leverage(self, orders: dict[int, Order], opens: Sequence[Decimal], value: Decimal) -> None:
         """Scale the parts of quantities that increase positions by one factor."""

@@ -293,6 +293,21 @@ def compare_books(env: TradingEnv, run: ReferenceSimulator, symbols: list[str]) 
     agree(float(closed + open_pnl + run.interest), float(run.equity[-1] - run.equity[0]), money, "identity")
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_an_account_that_is_all_in_does_not_sell_its_own_fee(seed, prices_of, make_bars):
+    options = EnvSettings(actions="weights", window=1, starts="whole", fee=0.001, initial_cash=10_000.0 + 7.3 * seed)
+    prices = prices_of(seed, 60)
+    env = TradingEnv(MarketData([make_bars(prices)]), options)
+    _, info = env.reset()
+    run, ended = ReferenceSimulator([[Bar.of(row) for row in prices]], options, info["start_row"]), False
+    while not ended:
+        _, _, terminated, truncated, _ = env.step(np.array([1.0]))
+        run.step([1.0])
+        ended = terminated or truncated
+    assert len(run.fills) == 1
+    compare_books(env, run, ["CASE"])
+
+
 PROFILE = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 EXAMPLE = {"options": settings_of_every_kind(), "market": MARKETS, "stay": st.sampled_from([0.0, 0.5, 0.9])}
 
