@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from env.bars import Bars, Flags, Floats, Ints
 from env.bars_per_year import bars_per_year
 from env.features import Recipe
+from env.padding import with_room
 from env.scaler import Scaler
 
 
@@ -89,7 +90,7 @@ class CommonClock:
                 scaler.require(self.recipe.identity)
                 parts = features.reshape(len(features), len(self.symbols), -1)
                 features = scaler.apply(parts).reshape(features.shape)
-            self._scaled = (version, limit, np.clip(features, -limit, limit))
+            self._scaled = (version, limit, with_room(np.clip(features, -limit, limit)))
         return self._scaled[2]
 
     def __getstate__(self) -> dict[str, Any]:

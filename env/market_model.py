@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from env.accounting import BATCH, ONE, PORTFOLIO, RUIN_RATIO, Costs, Value, Values, fees, fill_price
 from env.actions import Action, action_reader
@@ -361,12 +362,13 @@ class MarketModel:
             position, close = position.T, close.T
         return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - begun - 1)
 
-    def observations(self, out: Any) -> None:
-        """Write what is known at the close of the current bars into ``out``, float32 (size,) or (B, size)."""
+    def observations(self) -> NDArray[np.float32]:
+        """Return what is known at the close of the current bars: new float32 (size,), or (B, size)."""
         row = self.row
         bars = row - self.entry_row + 1
         account = Account(self.cash, self.equity, self.highest, self.position, self._read.mark(row), self.cost, bars)
-        self._observer.write(out, row[0] if self._single and not self._plain else row, account)
+        seen = self._observer.observe(row, account)
+        return seen[0] if self._single and not self._plain else seen
 
     # -- what happened ----------------------------------------------------------------------------------------------
 

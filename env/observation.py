@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env.accounting import Ops, Value, Values
+from env.padding import room_of
 from env.settings import EnvSettings
 
 OBSERVATION_LIMIT = 10.0
@@ -36,7 +37,7 @@ class Account(NamedTuple):
 
 
 class Observer:
-    """Writes observations.
+    """Makes observations.
 
     Args:
         features: Scaled features, float32 (N, F).
@@ -71,32 +72,38 @@ class Observer:
         self._bind()
 
     def _bind(self) -> None:
-        size = self._features.shape[1]
-        self._windows: Any = np.lib.stride_tricks.sliding_window_view(self._features.reshape(-1), self._flat)[::size]
-        self._writers: list[tuple[slice, Callable[[Account], Values]]] = [
+        # Windows that reach over the numbers that follow them, where the account is then written: one copy makes an
+        # observation, in a third of the time that filling an empty one takes.
+        width = self._features.shape[1]
+        roomy = room_of(self._features).reshape(-1)
+        self._windows: Any = np.lib.stride_tricks.sliding_window_view(roomy, self.size)[::width]
+        self._readers: list[tuple[slice, Callable[[Account], Values]]] = [
             (part, getattr(self, f"_{name}")) for name, part in self._parts
         ]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the views: pickled, they would be copies, window by window."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_windows", "_writers")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_windows", "_readers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._bind()
 
-    def write(self, out: NDArray[np.float32], row: Value, account: Account) -> None:
-        """Write the observations at ``row`` into ``out``, float32 (size,) or (B, size)."""
-        out[..., : self._flat] = self._windows[row - (self._window - 1)]
+    def observe(self, row: Value, account: Account) -> NDArray[np.float32]:
+        """Return new observations at ``row``, float32 (size,) for one environment, else (B, size)."""
+        first = row - (self._window - 1)
         if self._plain:
-            for place, (_, value) in enumerate(self._writers, self._flat):
+            out: NDArray[np.float32] = self._windows[first].copy()
+            for place, (_, value) in enumerate(self._readers, self._flat):
                 out[place] = min(max(value(account), -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
-            return
+            return out
+        out = self._windows[first]
         buffer = self._buffer
-        for part, value in self._writers:
+        for part, value in self._readers:
             buffer[part] = value(account)
         np.minimum(np.maximum(buffer, -OBSERVATION_LIMIT, out=buffer), OBSERVATION_LIMIT, out=buffer)
-        out[..., self._flat :] = buffer.T.reshape((*out.shape[:-1], -1))
+        out[..., self._flat :] = buffer.T
+        return out
 
     def _position(self, account: Account) -> Values:
         return account.position * account.close / self._divisor(account)

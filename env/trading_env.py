@@ -131,10 +131,9 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._np_random, self._np_random_seed = self._stream.rng, self._stream.seed
         self._env_seed: str | None = None
         self.model = MarketModel(bars, settings, scaler, None, [self._stream.rng])
-        self._size = self.model.observation_size
         self._reward_scale = settings.reward_scale
         self.action_space = action_space(settings, len(bars.symbols) if settings.portfolio else 1)
-        self.observation_space = observation_space(self._size, OBSERVATION_LIMIT)
+        self.observation_space = observation_space(self.model.observation_size, OBSERVATION_LIMIT)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -152,7 +151,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self.model.rngs[0] = self._stream.rng
         self.model.reset([0], chosen.get("symbol", self.symbol), chosen.get("start_row"))
         symbol, start_row = self.model.beginning(0)
-        return self._observation(), {"symbol": symbol, "start_row": start_row}
+        return self.model.observations(), {"symbol": symbol, "start_row": start_row}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one step: order at this close, fill from the next open on, mark at the next close."""
@@ -160,7 +159,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         info: dict[str, Any] = {}
         if terminated or truncated:
             info = {"reason": self.model.reason(0), "value": self.model.value(0)}
-        return self._observation(), reward * self._reward_scale, terminated, truncated, info
+        return self.model.observations(), reward * self._reward_scale, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the state as one line of text ("ansi"), the episode so far as a picture ("rgb_array"), or None.
@@ -179,8 +178,3 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             InputError: Before the first reset.
         """
         return self.model.episode_record(0, self._env_seed)
-
-    def _observation(self) -> NDArray[np.float32]:
-        out = np.empty(self._size, dtype=np.float32)
-        self.model.observations(out)
-        return out

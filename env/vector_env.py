@@ -129,7 +129,7 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             self._streams[index].begin(seeds[index])
             self._begin(index, symbols[index], start_rows[index])
         self._ended = self._ended[~mask[self._ended]]
-        return self._observations(), self._beginnings(indices)
+        return self.model.observations(), self._beginnings(indices)
 
     def _begin(self, index: int, symbol: str | None, start_row: int | None) -> None:
         stream = self._streams[index]
@@ -145,10 +145,8 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         if ended.size:
             return self._step_and_reset(actions, ended)
         rewards, terminated, truncated = self.model.step(actions)
-        infos: Infos = {}
-        if self.model.ended.any():
-            infos = self._endings()
-        return self._observations(), rewards * self._reward_scale, terminated, truncated, infos
+        infos = self._endings() if np.count_nonzero(self.model.ended) else {}
+        return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def _step_and_reset(
         self, actions: Any, reset: NDArray[np.int64]
@@ -168,9 +166,9 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         for column in (rewards, terminated, truncated):
             column[reset] = 0
         infos = self._beginnings(reset)
-        if self.model.ended.any():
+        if np.count_nonzero(self.model.ended):
             infos |= self._endings()
-        return self._observations(), rewards * self._reward_scale, terminated, truncated, infos
+        return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def episode_record(self, index: int) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or after its end the last one, until its reset.
@@ -192,12 +190,6 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         return tuple(rendered(self.render_mode, self.model.data, record) for record in records)
 
     # -- what goes out ----------------------------------------------------------------------------------------------
-
-    def _observations(self) -> Observations:
-        # A new array each time, written once: who keeps it keeps it, and nothing is copied.
-        out = np.empty((self.num_envs, self.model.observation_size), dtype=np.float32)
-        self.model.observations(out)
-        return out
 
     def _beginnings(self, indices: NDArray[np.int64]) -> Infos:
         infos: Infos = {}
