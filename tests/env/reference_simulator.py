@@ -247,13 +247,15 @@ class ReferenceSimulator(ReferenceAccount):
             return
         fee, leverage = self.rate["fee"], self.rate["leverage"]
         room = leverage * (value - fee * reduced) - notional
+        if self._compare(room, WHOLE * notional) <= 0:
+            room = ZERO
         factor = room / (increased * (1 + leverage * fee))
         if self._compare(factor, ONE) >= 0:
             return
         for symbol, order in orders.items():
             increase = order.wanted - reductions[symbol]
             if increase:
-                order.wanted = self._lots(reductions[symbol] + max(factor, ZERO) * increase)
+                order.wanted = self._lots(reductions[symbol] + factor * increase)
 
     def _limit_size(self, order: Order, bar: Bar | None, position: Decimal) -> None:
         """Set what the bar fills of an order, by volume and minimum."""
