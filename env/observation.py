@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ OBSERVATION_LIMIT = 10.0
 PER_SYMBOL = ("position", "unrealised_return", "time_in_position")
 """Position features that have one number a symbol."""
 
-_LEAST_EQUITY = 1e-9
+LEAST_EQUITY = 1e-9
 
 
 class Account(NamedTuple):
@@ -26,6 +27,9 @@ class Account(NamedTuple):
 
     cash: Value
     equity: Value
+    divisor: Value
+    """Equity, and a little above 0 where there is none: what is then divided by it means nothing but its sign, which
+    the clip keeps."""
     highest: Value
     """Highest equity of the episode."""
     position: Values
@@ -94,19 +98,22 @@ class Observer:
         first = row - (self._window - 1)
         if self._plain:
             out: NDArray[np.float32] = self._windows[first].copy()
-            for place, (_, value) in enumerate(self._readers, self._flat):
-                out[place] = min(max(value(account), -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
+            for place, (_, read) in enumerate(self._readers, self._flat):
+                value = read(account)
+                if not -OBSERVATION_LIMIT <= value <= OBSERVATION_LIMIT:  # a fifth of the time of min and max
+                    value = math.copysign(OBSERVATION_LIMIT, value)
+                out[place] = value
             return out
         out = self._windows[first]
         buffer = self._buffer
-        for part, value in self._readers:
-            buffer[part] = value(account)
+        for part, read in self._readers:
+            buffer[part] = read(account)
         np.minimum(np.maximum(buffer, -OBSERVATION_LIMIT, out=buffer), OBSERVATION_LIMIT, out=buffer)
         out[..., self._flat :] = buffer.T
         return out
 
     def _position(self, account: Account) -> Values:
-        return account.position * account.close / self._divisor(account)
+        return account.position * account.close / account.divisor
 
     def _unrealised_return(self, account: Account) -> Values:
         ops, position = self._ops, account.position
@@ -121,8 +128,4 @@ class Observer:
         return 1.0 - account.equity / account.highest
 
     def _cash_share(self, account: Account) -> Value:
-        return account.cash / self._divisor(account)
-
-    def _divisor(self, account: Account) -> Value:
-        # Of a ruined account nothing but the signs mean anything: the clip takes care of the rest.
-        return self._ops.maximum(account.equity, _LEAST_EQUITY)
+        return account.cash / account.divisor
