@@ -94,6 +94,16 @@ def test_missing_fine_bars_add_nothing_and_a_period_of_them_stands_at_the_last_p
     assert coarse.volume[2] == 0.0
 
 
+@pytest.mark.parametrize("level", [0.5, 2.0])
+def test_the_last_price_of_the_period_before_is_no_high_or_low_of_one_that_begins_with_a_missing_bar(level):
+    raw = minutes(10)
+    for name in ("open", "high", "low", "close"):
+        getattr(raw, name)[:5] *= level
+        getattr(raw, name)[5] = np.nan
+    coarse = Coarser.of(Bars.of(raw), 5 * MINUTE).bars
+    assert (coarse.high[1], coarse.low[1]) == (raw.high[6:].max(), raw.low[6:].min())
+
+
 def test_weeks_begin_on_monday():
     ts = from_iso("2024-03-01") + np.arange(30, dtype=np.int64) * DAY  # a Friday
     price = np.arange(1.0, 31.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from functools import partial
@@ -177,6 +178,16 @@ def test_a_function_without_source_text_has_an_identity_by_its_code():
     exec("@feature(lookback=0)\ndef f(bars): return bars.close\n", space)  # noqa: S102 - as at a bare prompt
     exec("@feature(lookback=0)\ndef g(bars): return bars.open\n", space)  # noqa: S102
     assert Feature.of(space["f"]).source != Feature.of(space["g"]).source
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e39])
+def test_what_no_float32_holds_is_refused(value):
+    @feature(lookback=2)
+    def large(bars: Bars) -> np.ndarray:
+        return np.where(np.arange(len(bars)) == 7, value, 1.0)
+
+    with pytest.raises(InputError, match=re.escape(f"got {value} in row 7")):
+        MarketData([bars_of()], [large])
 
 
 @pytest.mark.parametrize(

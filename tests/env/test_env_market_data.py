@@ -285,6 +285,7 @@ def sessions(days: str, start: str, minutes: int, freq: str = "1min") -> pd.Date
         (sessions("B", "14h30min", 390, "30min"), 13 * 252.0),
         (sessions("B", "00h00min", 1440), 1440 * 252.0),  # currencies
         (sessions("D", "08h00min", 600), 600 * 365.0),
+        (sessions("B", "14h30min", 390)[380:790], 390 * 252.0),  # the end of a day, a whole one, and a beginning
     ],
 )
 def test_bars_per_year_come_from_the_times(index, expected):
