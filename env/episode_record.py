@@ -276,7 +276,7 @@ def _steps_table(
     return table | {
         "cash": entry.cash,
         "exposure": np.divide(
-            gross, entry.equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (entry.equity > 0.0)
+            gross, entry.equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (entry.equity != 0.0)
         ),
         "borrow": holding.borrow.sum(axis=1),
         "funding": holding.funding.sum(axis=1),
