@@ -32,7 +32,7 @@ def random_columns(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def play(data: MarketData, actions: list[int]) -> tuple[list[np.ndarray], list[float], TradingEnv]:
     scaler = Scaler.of(np.full(5, 0.01), np.full(5, 0.03))
-    settings_ = EnvSettings(window=WINDOW, episode_length=None, starts="start", borrow=0.001)
+    settings_ = EnvSettings(window=WINDOW, episode_length=None, starts="whole", borrow=0.001)
     env = TradingEnv(data, settings_, scaler=scaler)
     observation, _ = env.reset()
     observations, rewards = [observation], []
@@ -71,9 +71,9 @@ def test_changing_every_later_bar_changes_nothing_up_to_now(seed, last):
 
 def test_the_observation_at_a_row_holds_exactly_the_bars_up_to_it(make_bars, prices_of):
     data = MarketData([make_bars(prices_of(4, 30))])
-    env = TradingEnv(data, EnvSettings(window=3, episode_length=None, starts="start"))
+    env = TradingEnv(data, EnvSettings(window=3, episode_length=None, starts="whole"))
     observation, info = env.reset()
     assert info["start_row"] == 3
-    assert np.array_equal(observation[:-3].reshape(3, 5), data.features[1:4])
+    assert np.array_equal(observation[:-5].reshape(3, 5), data.features[1:4])
     observation, *_ = env.step(1)
-    assert np.array_equal(observation[:-3].reshape(3, 5), data.features[2:5])
+    assert np.array_equal(observation[:-5].reshape(3, 5), data.features[2:5])
