@@ -145,7 +145,7 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         if ended.size:
             return self._step_and_reset(actions, ended)
         rewards, terminated, truncated = self.model.step(actions)
-        infos = self._endings() if np.count_nonzero(self.model.ended) else {}
+        infos = self._endings({}) if np.count_nonzero(self.model.ended) else {}
         return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def _step_and_reset(
@@ -167,7 +167,7 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             column[reset] = 0
         infos = self._beginnings(reset)
         if np.count_nonzero(self.model.ended):
-            infos |= self._endings()
+            self._endings(infos)
         return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def episode_record(self, index: int) -> EpisodeRecord:
@@ -192,19 +192,25 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     # -- what goes out ----------------------------------------------------------------------------------------------
 
     def _beginnings(self, indices: NDArray[np.int64]) -> Infos:
+        begun = [self.model.beginning(index) for index in indices.tolist()]
         infos: Infos = {}
-        for index in indices.tolist():
-            symbol, start_row = self.model.beginning(index)
-            infos = self._add_info(infos, {"symbol": symbol, "start_row": start_row}, index)
+        self._inform(infos, "symbol", indices, [symbol for symbol, _ in begun], object)
+        self._inform(infos, "start_row", indices, [start_row for _, start_row in begun], np.int64)
         return infos
 
-    def _endings(self) -> Infos:
+    def _endings(self, infos: Infos) -> Infos:
         self._ended = np.flatnonzero(self.model.ended)
-        infos: Infos = {}
-        for index in self._ended.tolist():
-            info = {"reason": self.model.reason(index), "value": self.model.value(index)}
-            infos = self._add_info(infos, info, index)
+        reasons = [self.model.reason(index) for index in self._ended.tolist()]
+        self._inform(infos, "reason", self._ended, reasons, object)
+        self._inform(infos, "value", self._ended, self.model.equity[self._ended], np.float64)
         return infos
+
+    def _inform(self, infos: Infos, name: str, indices: NDArray[np.int64], values: Any, dtype: Any) -> None:
+        """Add what ``_add_info`` of gymnasium's would, environment by environment: a column and its mask."""
+        column = np.full(self.num_envs, None) if dtype is object else np.zeros(self.num_envs, dtype)
+        mask = np.zeros(self.num_envs, dtype=np.bool_)
+        column[indices], mask[indices] = values, True
+        infos[name], infos[f"_{name}"] = column, mask
 
     # -- what came in -----------------------------------------------------------------------------------------------
 
