@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env.accounting import BATCH, ONE, PORTFOLIO, RUIN_RATIO, Costs, Value, Values, fees, fill_price
-from env.actions import Action, action_reader
+from env.actions import action_reader
 from env.bar_reader import BarReader
 from env.episode_record import EpisodeRecord, Reason, build_record
 from env.exits import END_OF_DATA, LIQUIDATION, TAKE_PROFIT, Bar, Margin, Protection
@@ -102,9 +102,7 @@ class MarketModel:
         self._protection = Protection(settings, self._ops)
         self._trails = self._protection.trails
         self._read = BarReader(self._bars, plain=self._plain)
-        choices = (0.0, max(settings.targets), min(settings.targets))
-        table = settings.targets if settings.actions == "targets" else choices
-        self._targets: Any = table if self._plain else np.array(table)
+        self._discrete = settings.discrete
 
         for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, self._per_symbol)):
             for name, value in names.items():
@@ -181,7 +179,7 @@ class MarketModel:
         if ops.any(self.ended):
             index = int(np.argmax(self.ended))
             raise InputError(f"environment {index}: expected a running episode, got an ended one; reset it before step")
-        action = self._actions(actions)
+        recorded, main, distances = self._actions(actions)
         if not self._room:
             self._make_room()
         self._room -= 1
@@ -200,7 +198,8 @@ class MarketModel:
         notional = position * opening
         worth = cash + ops.total(notional)
         solvent = worth > self._margin.required(notional, floor)
-        if not ops.all(solvent):
+        all_solvent = ops.all(solvent)
+        if not all_solvent:
             self.carried = ops.where(solvent, self.carried, 0.0)
             called = ops.where(solvent | (position == 0.0), 0, LIQUIDATION)
             cash, position = self._close_out(at, called, opening, cash, position)
@@ -209,20 +208,24 @@ class MarketModel:
         # Rules 2 to 4: orders at the open.
         if self._trails:
             self.best = ops.maximum(self.best, ops.where(position > 0.0, opening, -opening))
-        wanted = self._wanted(action, position, opening, worth, solvent, tradable)
+        wanted = orders.decide(main, self.chosen, position, opening, worth)
+        if read.gaps or not all_solvent:
+            wanted = self._accepted(wanted, solvent, tradable)
+        elif self._discrete:
+            self.chosen = wanted[1]
         price: Any = 0.0
-        if orders.carries or ops.any(wanted.new):
-            fills = orders.fill(
-                wanted, cash=cash, position=position, carried=self.carried, equity=worth, opening=opening,
-                tradable=tradable, volume=read.volume(row) if orders.needs_volume else 0.0,
-            )  # fmt: skip
-            price = ops.where(fills.filled, fills.price, 0.0)
-            quantity = fills.position - position
+        if orders.carries or ops.any(wanted[0]):
+            volume = read.volume(row) if orders.needs_volume else 0.0
+            filled, after, price, rest = orders.fill(
+                wanted, cash, position, self.carried, worth, opening, tradable, volume
+            )
+            price = ops.where(filled, price, 0.0)
+            quantity = after - position
             cash = cash - ops.total(quantity * price + fees(ops, self._costs, quantity, price))
-            self._note_trades(row, fills.filled, price, position, fills.position)
-            position = fills.position
+            self._note_trades(row, filled, price, position, after)
+            position = after
             if orders.carries:
-                self.carried = fills.rest
+                self.carried = rest
         book.position[at] = position
         book.price[at] = price
 
@@ -230,7 +233,7 @@ class MarketModel:
         worst = ops.where(position > 0.0, low, high)
         if settings.protections or self._margin.may_be_called(cash, position, worst, floor):
             bar = Bar(opening, high, low, close, tradable)
-            cash, position = self._inside(at, bar, action, floor, cash, position)
+            cash, position = self._inside(at, bar, distances, floor, cash, position)
 
         # Rule 7: the close.
         if settings.interest:
@@ -259,39 +262,22 @@ class MarketModel:
         self.highest = ops.maximum(self.highest, equity)
         self.terminated, self.ended = terminated, terminated | truncated
         book.equity[at] = equity
-        book.action[at] = action.recorded
+        book.action[at] = recorded
         if book.cash is not None:
             book.cash[at] = cash
         if self._single and not self._plain:
             return float(rewards[0]), bool(terminated[0]), bool(truncated[0])
         return rewards, terminated, truncated
 
-    def _wanted(
-        self, action: Action, position: Values, opening: Values, worth: Value, solvent: Value, tradable: Values
-    ) -> Wanted:
-        """Return the orders that the action makes, less those that are cancelled."""
-        ops, orders, kind = self._ops, self._orders, self.settings.actions
-        target: Any = None
-        if kind == "weights":
-            wanted = orders.rebalance(action.main, position, opening, worth)
-        elif kind == "quantities":
-            wanted = orders.trade(action.main)
-        else:
-            target = self._targets[action.main]
-            if kind == "hold_buy_sell":
-                target = ops.where(action.main == 0, self.chosen, target)
-            wanted = orders.choose(target, self.chosen)
-        accepted = solvent
-        if self._read.gaps and not orders.carries:
-            accepted = solvent & tradable
-        if ops.all(accepted):
-            if target is not None:
-                self.chosen = target
-            return wanted
-        if target is not None:
-            self.chosen = ops.where(accepted, target, self.chosen)
-        self.cancelled = self.cancelled + ops.total((wanted.new & ops.negate(accepted)) * 1)
-        return wanted._replace(new=wanted.new & accepted)
+    def _accepted(self, wanted: Wanted, solvent: Value, tradable: Values) -> Wanted:
+        """Cancel the orders of accounts that were liquidated, and of symbols without a bar unless they are carried."""
+        ops = self._ops
+        new, weight, quantity = wanted
+        accepted = solvent if self._orders.carries else solvent & tradable
+        if self._discrete:
+            self.chosen = ops.where(accepted, weight, self.chosen)
+        self.cancelled = self.cancelled + ops.total((new & ops.negate(accepted)) * 1)
+        return new & accepted, weight, quantity
 
     def _note_trades(self, row: Value, filled: Values, price: Values, before: Values, after: Values) -> None:
         """Keep average cost, entry and best price of the open trades."""
@@ -309,7 +295,7 @@ class MarketModel:
             self.best = ops.where(opened, ops.where(after > 0.0, price, -price), self.best)
 
     def _inside(
-        self, at: int, bar: Bar, action: Action, floor: Value, cash: Value, position: Values
+        self, at: int, bar: Bar, distances: tuple[Values, ...], floor: Value, cash: Value, position: Values
     ) -> tuple[Value, Values]:
         """Liquidate and protect; return cash and positions after it."""
         ops, margin = self._ops, self._margin
@@ -327,7 +313,7 @@ class MarketModel:
 
         side = ops.where(position > 0.0, 1.0, -1.0)
         exits = self._protection.exits(
-            bar, held & bar.tradable, side, margin.price(cash, position, alone), self.cost, self.best, action.distances
+            bar, held & bar.tradable, side, margin.price(cash, position, alone), self.cost, self.best, distances
         )
         if ops.any(exits.kind):
             cash, position = self._close_out(at, exits.kind, exits.reference, cash, position)
