@@ -22,7 +22,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 def equities(text: str) -> dict[str, float]:
-    rows = re.findall(rf"^(\w[\w ]*?) +{MONEY} +\d+\.\d%", text, re.MULTILINE)
+    rows = re.findall(rf"^(\w[\w ]*?) +{MONEY} +-?\d+\.\d%", text, re.MULTILINE)
     return {name: float(value.replace(",", "")) for name, value in rows}
 
 
