@@ -15,7 +15,7 @@ from env.episode_record import EpisodeRecord, Reason, build_record
 from env.exits import END_OF_DATA, LIQUIDATION, TAKE_PROFIT, Bar, Margin, Protection
 from env.journal import Journal
 from env.market_data import MarketData
-from env.observation import LEAST_EQUITY, OBSERVATION_LIMIT, Account, Observer
+from env.observation import OBSERVATION_LIMIT, Observer
 from env.orders import Orders, Wanted
 from env.rewards import RewardInput, reward_function
 from env.scaler import Scaler
@@ -350,11 +350,7 @@ class MarketModel:
 
     def observations(self) -> NDArray[np.float32]:
         """Return what is known at the close of the current bars: new float32 (size,), or (B, size)."""
-        row = self.row
-        bars = row - self.entry_row + 1
-        close, divisor = self._read.mark(row), self._ops.maximum(self.equity, LEAST_EQUITY)
-        account = Account(self.cash, self.equity, divisor, self.highest, self.position, close, self.cost, bars)
-        seen = self._observer.observe(row, account)
+        seen = self._observer.observe(self.row, self._read.mark(self.row), self)
         return seen[0] if self._single and not self._plain else seen
 
     # -- what happened ----------------------------------------------------------------------------------------------
