@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from env.ledger import Columns, Holding, Market, read_books
 from env.market_data import MarketData
 from env.metrics import EpisodeMetrics, episode_metrics
 from env.settings import EnvSettings
-
-Reason = Literal["running", "end_of_data", "length", "ruin"]
+from env.starts import Reason
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from env.accounting import BATCH, ONE, PORTFOLIO, RUIN_RATIO, Costs, Value, Values, fees, fill_price
 from env.actions import action_reader
 from env.bar_reader import BarReader
-from env.episode_record import EpisodeRecord, Reason, build_record
+from env.episode_record import EpisodeRecord, build_record
 from env.exits import END_OF_DATA, LIQUIDATION, TAKE_PROFIT, Bar, Margin, Protection
 from env.journal import Journal
 from env.market_data import MarketData
@@ -20,7 +20,7 @@ from env.orders import Orders, Wanted
 from env.rewards import RewardInput, reward_function
 from env.scaler import Scaler
 from env.settings import EnvSettings
-from env.starts import Start, Starts
+from env.starts import Reason, Start, Starts
 from schemas.errors import InputError
 
 __all__ = ["OBSERVATION_LIMIT", "MarketModel"]
@@ -89,8 +89,8 @@ class MarketModel:
         self._single = num_envs is None
         self._plain = self._single and not settings.portfolio
         self._ops = ONE if self._plain else PORTFOLIO if settings.portfolio else BATCH
-        self._per_symbol = (count,) if symbols is None else (symbols, count)
-        self._starts = Starts(data, settings)
+        per_symbol = (count,) if symbols is None else (symbols, count)
+        self._starts = Starts(data, settings, count)
         features = self._bars.scaled(scaler, OBSERVATION_LIMIT)
         self._observer = Observer(features, settings, self._ops, symbols, num_envs)
         self._actions = action_reader(settings, num_envs, symbols)
@@ -100,20 +100,17 @@ class MarketModel:
         self._orders = Orders(settings, self._ops)
         self._margin = Margin(settings, self._ops)
         self._protection = Protection(settings, self._ops)
-        self._trails = self._protection.trails
+        self._protects, self._trails = bool(settings.protections), self._protection.trails
         self._read = BarReader(self._bars, plain=self._plain)
         self._discrete = settings.discrete
 
-        for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, self._per_symbol)):
+        for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, per_symbol)):
             for name, value in names.items():
                 setattr(self, name, value if self._plain else np.full(shape, value))
-        self._begun: list[Start | None] = [None] * count
         self._first_step = np.zeros(count, dtype=np.int64)
         self._steps = 0  # that the model has taken
         capacity = min(self._starts.longest, _FIRST_CAPACITY)
-        self._journal = Journal(
-            settings, (count,), self._per_symbol, self._actions.recorded, capacity, plain=self._plain
-        )
+        self._journal = Journal(settings, (count,), per_symbol, self._actions.recorded, capacity, plain=self._plain)
         self._room = self._journal.capacity
 
     @property
@@ -135,10 +132,8 @@ class MarketModel:
             InputError: The symbol is unknown, or the row leaves no room for the window before or one bar after it.
         """
         for index in indices:
-            draws = self.rngs[index].random(2).tolist()  # always two: draw k is the same whatever was asked
-            old = self._begun[index]
-            last = None if old is None else (old.symbol, int(_of(self.row, index)))
-            self._begin(index, self._starts.choose(draws, symbol, start_row, last))
+            row = int(_of(self.row, index))
+            self._begin(index, self._starts.begin(index, self.rngs[index], symbol, start_row, row))
 
     def rewind(self, indices: Iterable[int]) -> None:
         """Put each of the environments ``indices`` back to the start of its episode, without a draw.
@@ -146,7 +141,7 @@ class MarketModel:
         The vector face needs it: an environment that begins a new episode sits out a step that the others take.
         """
         for index in indices:
-            self._begin(index, self._episode(index))
+            self._begin(index, self._starts[index])
 
     def _begin(self, index: int, start: Start) -> None:
         cash = self.settings.initial_cash
@@ -156,7 +151,6 @@ class MarketModel:
                 setattr(self, name, value)
             else:
                 getattr(self, name)[..., index] = value
-        self._begun[index] = start
         self._first_step[index] = self._steps
         self._reward.begin(index)
 
@@ -222,7 +216,7 @@ class MarketModel:
             price = ops.where(filled, price, 0.0)
             quantity = after - position
             cash = cash - ops.total(quantity * price + fees(ops, self._costs, quantity, price))
-            self._note_trades(row, filled, price, position, after)
+            self._note_trades(row, price, position, after)
             position = after
             if orders.carries:
                 self.carried = rest
@@ -231,7 +225,7 @@ class MarketModel:
 
         # Rules 5 and 6: what closes positions inside the bar.
         worst = ops.where(position > 0.0, low, high)
-        if settings.protections or self._margin.may_be_called(cash, position, worst, floor):
+        if self._protects or self._margin.may_be_called(cash, position, worst, floor):
             bar = Bar(opening, high, low, close, tradable)
             cash, position = self._inside(at, bar, distances, floor, cash, position)
 
@@ -279,15 +273,16 @@ class MarketModel:
         self.cancelled = self.cancelled + ops.total((new & ops.negate(accepted)) * 1)
         return new & accepted, weight, quantity
 
-    def _note_trades(self, row: Value, filled: Values, price: Values, before: Values, after: Values) -> None:
+    def _note_trades(self, row: Value, price: Values, before: Values, after: Values) -> None:
         """Keep average cost, entry and best price of the open trades."""
         ops = self._ops
-        opened = filled & (after != 0.0) & (before * after <= 0.0)
-        increased = filled & ops.negate(opened) & (abs(after) > abs(before))
+        quantity = after - before
+        along = before * quantity
+        opened, increased = (after * quantity > 0.0) & (along <= 0.0), along > 0.0
         cost = ops.where(opened, price, self.cost)
         if ops.any(increased):
             units = ops.where(increased, abs(after), 1.0)
-            mean = (self.cost * abs(before) + price * abs(after - before)) / units
+            mean = (self.cost * abs(before) + price * abs(quantity)) / units
             cost = ops.where(increased, mean, cost)
         self.cost = cost
         self.entry_row = ops.where(opened, row, self.entry_row)
@@ -340,13 +335,11 @@ class MarketModel:
     def _reward_input(
         self, row: Value, before: Value, equity: Value, cash: Value, position: Values, close: Values
     ) -> RewardInput:
-        starts = [self._episode(index) for index in range(self.num_envs)]
-        bases, first = [self._starts.base(start.symbol) for start in starts], [start.row for start in starts]
-        base: Any = bases[0] if self._plain else np.array(bases)
-        begun: Any = first[0] if self._plain else np.array(first)
+        starts, bases = zip(*((self._starts[i].row, self._starts.base(i)) for i in range(self.num_envs)), strict=True)
+        start, base = (starts[0], bases[0]) if self._plain else (np.array(starts), np.array(bases))
         if self.settings.portfolio:
             position, close = position.T, close.T
-        return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - begun - 1)
+        return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - start - 1)
 
     def observations(self) -> NDArray[np.float32]:
         """Return what is known at the close of the current bars: new float32 (size,), or (B, size)."""
@@ -357,8 +350,7 @@ class MarketModel:
 
     def beginning(self, index: int) -> tuple[str, int]:
         """Return symbol (or "portfolio") and absolute start row of the episode of environment ``index``."""
-        start = self._episode(index)
-        return self._starts.name(start.symbol), start.row + self._starts.base(start.symbol)
+        return self._starts.name(index), self._starts[index].row + self._starts.base(index)
 
     def value(self, index: int) -> float:
         """Return the equity of environment ``index``."""
@@ -366,12 +358,8 @@ class MarketModel:
 
     def reason(self, index: int) -> Reason:
         """Say why the episode of environment ``index`` ended, or that it is running."""
-        start, row = self._episode(index), int(_of(self.row, index))
-        if _of(self.terminated, index):
-            return "ruin"
-        if row < start.end:
-            return "running"
-        return "end_of_data" if self._starts.at_end(start) else "length"
+        reason = self._starts.reason(index, int(_of(self.row, index)))
+        return "ruin" if _of(self.terminated, index) else reason
 
     def episode_record(self, index: int, env_seed: str | None = None) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or its last one until it is reset.
@@ -383,27 +371,21 @@ class MarketModel:
         Raises:
             InputError: No episode was begun.
         """
-        start = self._episode(index)
+        start = self._starts[index]
         steps = int(_of(self.row, index)) - start.row
         return build_record(
             self._bars,
             self.settings,
             self._journal.read(index, int(self._first_step[index]), steps),
-            symbol=self._starts.name(start.symbol),
+            symbol=self._starts.name(index),
             symbols=self.data.symbols if self.settings.portfolio else (self.data.symbols[start.symbol],),
             start=start.row,
-            base=self._starts.base(start.symbol),
+            base=self._starts.base(index),
             reason=self.reason(index),
             env_seed=env_seed,
             cancelled=int(_of(self.cancelled, index)),
             labels=self._actions.labels,
         )
-
-    def _episode(self, index: int) -> Start:
-        start = self._begun[index]
-        if start is None:
-            raise InputError(f"environment {index}: expected an episode, got none; reset it first")
-        return start
 
     def _make_room(self) -> None:
         """Count the steps that every environment can still write down; double the journal when one has none left."""
