@@ -74,7 +74,7 @@ ACTIONS = {
     "max_quantity": st.sampled_from([60.0, 700.0]),
     "no_trade_band": often(0.0, 0.0173, 0.213),
     "protect_by_action": st.booleans(),
-    "leverage": st.sampled_from([1.0, 2.3, 9.7]),
+    "leverage": st.sampled_from([1.0, 1.0, 2.3, 9.7]),
     "maintenance_margin": often(0.0, 0.0517, 0.0931),
 }
 
@@ -293,19 +293,107 @@ def compare_books(env: TradingEnv, run: ReferenceSimulator, symbols: list[str]) 
     agree(float(closed + open_pnl + run.interest), float(run.equity[-1] - run.equity[0]), money, "identity")
 
 
+def follow(options: EnvSettings, bars: list[SymbolBars], columns: list[list[Bar | None]], actions: list) -> list[str]:
+    """Run both on given actions, compare without leaving out near decisions, and return the kinds of the fills."""
+    env = TradingEnv(MarketData(bars), options)
+    _, info = env.reset()
+    run = ReferenceSimulator(columns, options, info["start_row"])
+    for action in actions:
+        _, _, terminated, truncated, _ = env.step(np.array(action))
+        assert (terminated, truncated) == run.step(action)[1:]
+    compare_books(env, run, [item.symbol for item in bars])
+    return [fill.kind for fill in run.fills]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_an_account_that_is_all_in_does_not_sell_its_own_fee(seed, prices_of, make_bars):
     options = EnvSettings(actions="weights", window=1, starts="whole", fee=0.001, initial_cash=10_000.0 + 7.3 * seed)
     prices = prices_of(seed, 60)
-    env = TradingEnv(MarketData([make_bars(prices)]), options)
-    _, info = env.reset()
-    run, ended = ReferenceSimulator([[Bar.of(row) for row in prices]], options, info["start_row"]), False
-    while not ended:
-        _, _, terminated, truncated, _ = env.step(np.array([1.0]))
-        run.step([1.0])
-        ended = terminated or truncated
-    assert len(run.fills) == 1
-    compare_books(env, run, ["CASE"])
+    actions = [[1.0]] * 58
+    assert follow(options, [make_bars(prices)], [[Bar.of(row) for row in prices]], actions) == ["entry"]
+
+
+LONG, SHORT = [100.0, 0.0], [-100.0, 0.0]
+AT_THE_BOUNDARY = {
+    "low at the stop": (LONG, (100, 120, 75, 80), {"stop_loss": 0.25}, "stop_loss"),
+    "high at the stop of a short": (SHORT, (100, 125, 80, 110), {"stop_loss": 0.25}, "stop_loss"),
+    "open at the stop": (LONG, (75, 120, 70, 80), {"stop_loss": 0.25}, "stop_loss"),
+    "high at the profit": (LONG, (100, 150, 80, 110), {"take_profit": 0.5}, "take_profit"),
+    "low at the profit of a short": (SHORT, (100, 120, 50, 110), {"take_profit": 0.5}, "take_profit"),
+    "open beyond the profit, then the stop": (
+        LONG,
+        (160, 170, 60, 80),
+        {"take_profit": 0.5, "stop_loss": 0.25},
+        "take_profit",
+    ),
+    "open at the profit, then the stop": (
+        LONG,
+        (150, 170, 60, 80),
+        {"take_profit": 0.5, "stop_loss": 0.25},
+        "take_profit",
+    ),
+    "the same of a short": (SHORT, (50, 170, 40, 80), {"take_profit": 0.5, "stop_loss": 0.25}, "take_profit"),
+    "stop and trailing stop are one": (
+        LONG,
+        (100, 100, 60, 80),
+        {"stop_loss": 0.25, "trailing_stop": 0.25},
+        "stop_loss",
+    ),
+    "trailing stop nearer": (LONG, (100, 100, 60, 80), {"stop_loss": 0.5, "trailing_stop": 0.25}, "trailing_stop"),
+    "low at the bankruptcy": (LONG, (80, 100, 50, 60), {}, "liquidation"),
+    "open at the bankruptcy": (LONG, (50, 100, 50, 60), {}, "liquidation"),
+    "stop and bankruptcy are one": (LONG, (100, 100, 50, 60), {"stop_loss": 0.5}, "liquidation"),
+    "open at the bankruptcy, beyond the stop": (LONG, (50, 60, 40, 50), {"stop_loss": 0.25}, "liquidation"),
+    "open at the margin": (LONG, (62.5, 70, 62, 65), {"maintenance_margin": 0.2}, "liquidation"),
+    "open at the margin of a short": (SHORT, (120, 130, 110, 125), {"maintenance_margin": 0.25}, "liquidation"),
+}
+
+
+@pytest.mark.parametrize("case", AT_THE_BOUNDARY)
+def test_a_decision_that_is_exactly_on_its_boundary(case, make_bars):
+    """Where all numbers are exact in floats too, the model and the rules agree on equality itself."""
+    (first, second), bar, values, kind = AT_THE_BOUNDARY[case]
+    options = EnvSettings.model_validate(EXACT | {"initial_cash": 5_000.0, "leverage": 2.0} | values)
+    prices = [(100.0,) * 4] * 3 + [bar]
+    columns = [[Bar.of(row, 1_000.0) for row in prices]]
+    assert follow(options, [make_bars(prices)], columns, [[first], [second]]) == ["entry", kind]
+
+
+EXACT = {"actions": "quantities", "max_quantity": 500.0, "window": 1, "starts": "whole", "fee": 0.0, "slippage": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "actions", "kinds"),
+    [
+        ({"max_volume_share": 0.125, "remainder": "carry"}, [125.0, 0.0], ["entry"]),  # all that the bar has
+        ({"max_volume_share": 0.125, "remainder": "carry"}, [150.0, 0.0], ["entry", "increase"]),
+        ({"min_notional": 2_500.0}, [25.0, 0.0], ["entry"]),
+        ({"min_notional": 2_501.0}, [25.0, 0.0], []),
+        ({"lot": 8.0}, [24.0, -24.0], ["entry", "exit"]),
+        ({"lot": 8.0}, [7.0, 15.0], ["entry"]),
+        ({"actions": "weights", "no_trade_band": 0.25}, [0.25, 0.5], ["entry", "increase"]),
+        ({"actions": "weights", "no_trade_band": 0.25}, [0.25, 0.375], ["entry"]),
+        ({"leverage": 1.0}, [100.0, 50.0], ["entry"]),  # no room is left
+        ({"leverage": 1.0}, [120.0, -250.0], ["entry", "reversal"]),
+    ],
+)
+def test_an_order_that_is_exactly_at_its_limit(values, actions, kinds, make_bars):
+    options = EnvSettings.model_validate(EXACT | {"leverage": 4.0, "initial_cash": 10_000.0} | values)
+    prices = [(100.0,) * 4] * 4
+    columns = [[Bar.of(row, 1_000.0) for row in prices]]
+    assert follow(options, [make_bars(prices)], columns, [[item] for item in actions]) == kinds
+
+
+def test_targets_of_a_portfolio_beyond_the_leverage_are_cut_alike(make_bars):
+    options = EnvSettings.model_validate(
+        EXACT | {"actions": "targets", "portfolio": True, "targets": (-1.0, 0.0, 0.5, 1.0), "leverage": 1.0}
+    )
+    names, prices = ("A", "B", "C"), [(100.0,) * 4] * 6
+    columns = [[Bar.of(row, 1_000.0) for row in prices]] * 3
+    actions = [[3, 0, 1], [3, 0, 2], [1, 0, 2], [1, 2, 3]]
+    bars = [make_bars(prices, name) for name in names]
+    # Half and half; no room for C; A leaves; B turns to a quarter each with C where it is not held.
+    assert follow(options, bars, columns, actions) == ["entry", "entry", "exit", "reversal", "entry"]
 
 
 PROFILE = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
