@@ -169,15 +169,16 @@ def build_record(
     steps = len(entry.equity)
     rows = slice(start + 1, start + 1 + steps)
 
+    # Copies: a record that someone writes into must not change the bars.
     def at_steps(column: NDArray[Any]) -> NDArray[Any]:
-        return column[..., rows].T.reshape(steps, len(symbols))
+        return column[..., rows].T.reshape(steps, len(symbols)).copy()
 
     market = Market(
         symbols=np.array(symbols),
         rows=np.arange(start + 1, start + 1 + steps) + base,
         decided_ts=bars.ts_close[start : start + steps],
         ts_open=bars.ts_open[rows],
-        ts_close=bars.ts_close[rows],
+        ts_close=bars.ts_close[rows].copy(),
         open=at_steps(bars.open),
         mark=at_steps(bars.mark),
     )
