@@ -20,10 +20,8 @@ from env.orders import Orders, Wanted
 from env.rewards import RewardInput, reward_function
 from env.scaler import Scaler
 from env.settings import EnvSettings
-from env.starts import Reason, Start, Starts
+from env.starts import Reason, Starts
 from schemas.errors import InputError
-
-__all__ = ["OBSERVATION_LIMIT", "MarketModel"]
 
 _FIRST_CAPACITY = 4096
 
@@ -131,28 +129,28 @@ class MarketModel:
         Raises:
             InputError: The symbol is unknown, or the row leaves no room for the window before or one bar after it.
         """
-        for index in indices:
-            row = int(_of(self.row, index))
-            self._begin(index, self._starts.begin(index, self.rngs[index], symbol, start_row, row))
+        begun: list[int] = []
+        try:
+            for index in indices:
+                self._starts.begin(index, self.rngs[index], symbol, start_row, int(_of(self.row, index)))
+                begun.append(index)
+        finally:
+            self.rewind(begun)
 
-    def rewind(self, indices: Iterable[int]) -> None:
-        """Put each of the environments ``indices`` back to the start of its episode, without a draw.
-
-        The vector face needs it: an environment that begins a new episode sits out a step that the others take.
-        """
-        for index in indices:
-            self._begin(index, self._starts[index])
-
-    def _begin(self, index: int, start: Start) -> None:
+    def rewind(self, indices: Sequence[int]) -> None:
+        """Put environments back to the start of their episodes, without a draw: they sit out a step of the others."""
+        if not indices:
+            return
+        rows, ends = zip(*((start.row, start.end) for start in map(self._starts.__getitem__, indices)), strict=True)
         cash = self.settings.initial_cash
-        begun = {"row": start.row, "end": start.end, "cash": cash, "equity": cash, "highest": cash, "ended": False}
+        begun = {"row": rows, "end": ends, "cash": cash, "equity": cash, "highest": cash, "ended": False}
         for name, value in (_PER_ENV | _PER_SYMBOL | begun).items():
             if self._plain:
-                setattr(self, name, value)
+                setattr(self, name, value[0] if isinstance(value, tuple) else value)
             else:
-                getattr(self, name)[..., index] = value
-        self._first_step[index] = self._steps
-        self._reward.begin(index)
+                getattr(self, name)[..., indices] = value
+        self._first_step[indices] = self._steps
+        self._reward.begin(indices)
 
     # -- steps ------------------------------------------------------------------------------------------------------
 

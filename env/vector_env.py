@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from env.episode_record import EpisodeRecord
 from env.faces import RENDER_MODES, opened, rendered
 from env.market_data import MarketData
-from env.market_model import OBSERVATION_LIMIT, MarketModel
+from env.market_model import MarketModel
+from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.seeding import Stream
 from env.settings import EnvSettings
@@ -127,15 +128,16 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         indices = np.flatnonzero(mask)
         for index in indices.tolist():
             self._streams[index].begin(seeds[index])
-            self._begin(index, symbols[index], start_rows[index])
+            self._begin([index], symbols[index], start_rows[index])
         self._ended = self._ended[~mask[self._ended]]
         return self.model.observations(), self._beginnings(indices)
 
-    def _begin(self, index: int, symbol: str | None, start_row: int | None) -> None:
-        stream = self._streams[index]
-        self._env_seeds[index] = stream.draw()
-        self.model.rngs[index] = stream.rng
-        self.model.reset([index], symbol, start_row)
+    def _begin(self, indices: list[int], symbol: str | None, start_row: int | None) -> None:
+        for index in indices:
+            stream = self._streams[index]
+            self._env_seeds[index] = stream.draw()
+            self.model.rngs[index] = stream.rng
+        self.model.reset(indices, symbol, start_row)
 
     def step(
         self, actions: Any
@@ -153,14 +155,13 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
         """Step, and reset where an episode has ended: those step too, from their new start, and are put back to it."""
         if not self._begun:
-            for index in reset.tolist():
-                self._begin(index, self.symbol, None)
+            self._begin(reset.tolist(), self.symbol, None)
             self._begun = True
         ignored = np.array(actions)
         if ignored.shape[:1] == (self.num_envs,):  # else the model says what is wrong
             ignored[reset] = 0
         rewards, terminated, truncated = self.model.step(ignored)
-        self.model.rewind(reset)
+        self.model.rewind(reset.tolist())
         self._begun = False
         self._ended = reset[:0]
         for column in (rewards, terminated, truncated):

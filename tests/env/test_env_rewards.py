@@ -80,7 +80,7 @@ def test_differential_sharpe_begins_each_episode_anew():
         return list(function(given))
 
     step([101.0, 101.0])
-    function.begin(1)
+    function.begin([1])
     again = step([99.0, 99.0])
     assert again[0] != 0.0
     assert again[1] == 0.0
