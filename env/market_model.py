@@ -80,8 +80,7 @@ class MarketModel:
         count = 1 if num_envs is None else num_envs
         if len(rngs) != count:
             raise InputError(f"market model: expected {count} generators, one per environment, got {len(rngs)}")
-        self.data, self.settings, self.rngs = data, settings, list(rngs)
-        self.num_envs = count
+        self.data, self.settings, self.num_envs, self.rngs = data, settings, count, list(rngs)
         self._bars = data.on_common_clock() if settings.portfolio else data
         symbols = len(data.symbols) if settings.portfolio else None
         self._single = num_envs is None
@@ -94,13 +93,12 @@ class MarketModel:
         self._actions = action_reader(settings, num_envs, symbols)
         self._reward = reward_function(settings, None if self._plain else count)
 
-        self._costs = Costs.of(settings)
+        self._costs, self._discrete = Costs.of(settings), settings.discrete
         self._orders = Orders(settings, self._ops)
         self._margin = Margin(settings, self._ops)
         self._protection = Protection(settings, self._ops)
         self._protects, self._trails = bool(settings.protections), self._protection.trails
         self._read = BarReader(self._bars, plain=self._plain)
-        self._discrete = settings.discrete
 
         for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, per_symbol)):
             for name, value in names.items():
@@ -141,15 +139,19 @@ class MarketModel:
         """Put environments back to the start of their episodes, without a draw: they sit out a step of the others."""
         if not indices:
             return
-        rows, ends = zip(*((start.row, start.end) for start in map(self._starts.__getitem__, indices)), strict=True)
+        starts = [self._starts[index] for index in indices]
         cash = self.settings.initial_cash
-        begun = {"row": rows, "end": ends, "cash": cash, "equity": cash, "highest": cash, "ended": False}
+        begun: dict[str, Any] = {"cash": cash, "equity": cash, "highest": cash, "ended": False}
+        begun |= {"row": [start.row for start in starts], "end": [start.end for start in starts]}
+        at: Any = indices
+        if len(starts) == 1:  # an int costs a fifth of a list
+            at, begun["row"], begun["end"] = indices[0], starts[0].row, starts[0].end
         for name, value in (_PER_ENV | _PER_SYMBOL | begun).items():
             if self._plain:
-                setattr(self, name, value[0] if isinstance(value, tuple) else value)
+                setattr(self, name, value)
             else:
-                getattr(self, name)[..., indices] = value
-        self._first_step[indices] = self._steps
+                getattr(self, name)[..., at] = value
+        self._first_step[at] = self._steps
         self._reward.begin(indices)
 
     # -- steps ------------------------------------------------------------------------------------------------------
