@@ -335,8 +335,8 @@ class MarketModel:
     def _reward_input(
         self, row: Value, before: Value, equity: Value, cash: Value, position: Values, close: Values
     ) -> RewardInput:
-        starts, bases = zip(*((self._starts[i].row, self._starts.base(i)) for i in range(self.num_envs)), strict=True)
-        start, base = (starts[0], bases[0]) if self._plain else (np.array(starts), np.array(bases))
+        each: Any = 0 if self._plain else slice(None)
+        start, base = self._starts.rows[each], self._starts.bases[each]
         if self.settings.portfolio:
             position, close = position.T, close.T
         return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - start - 1)
