@@ -12,6 +12,7 @@ from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 
 sys.path.insert(0, str(Path(__file__).parent))  # for reference_simulator
+pytest.register_assert_rewrite("reference_comparison")
 
 DAY = 86_400_000_000
 
