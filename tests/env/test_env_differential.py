@@ -10,10 +10,10 @@ on numbers that floats have exactly.
 from __future__ import annotations
 
 import pytest
-from reference_comparison import Market, check_episode, follow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference_account import Bar
+from reference_comparison import Market, check_episode, follow
 
 from env.settings import EnvSettings
 
