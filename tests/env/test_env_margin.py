@@ -118,3 +118,25 @@ def test_several_positions_are_liquidated_together_at_an_open(make_bars):
     assert told[2:] == [("AAA", "liquidation", 55.0, 2), ("BBB", "liquidation", 48.0, 2)]
     assert record.cancelled_orders == 1
     assert record.open_pnl == 0.0
+
+
+def test_reversal_beyond_the_leverage_is_cut_after_the_fees_of_both_its_parts(case_env):
+    env = case_env(flat(99, 100, 100, 100), initial_cash=20_000.0, fee=0.01, **UNITS)
+    record = run(env, [100.0], [-300.0])
+    # 19,900 less a fee of 100 on the way to 0: 19,800 / 1.01 of notional is left for the short.
+    assert record.open_quantity == pytest.approx(-19_800 / 1.01 / 100)
+    assert record.final_value == pytest.approx(19_800 / 1.01)
+
+
+@pytest.mark.parametrize("price", [3.7, 97.3, 101.1, 113.7, 0.13, 1_234.567])
+def test_position_at_the_leverage_limit_grows_by_no_rounding_error(case_env, price):
+    env = case_env(flat(*[price] * 8), fee=0.0013, slippage=0.0, leverage=2.3, **UNITS)
+    record = run(env, *[[1e6]] * 6)
+    assert record.fills["kind"].tolist() == ["entry"]
+
+
+def test_order_that_closes_a_position_but_for_rounding_closes_it(case_env):
+    record = run(case_env(flat(*[100.0] * 6), **UNITS), [0.1], [0.2], [-0.3])
+    assert record.fills["kind"].tolist() == ["entry", "increase", "exit"]
+    assert record.open_quantity == 0.0
+    assert record.trades["exit_kind"].tolist() == ["exit"]

@@ -141,3 +141,11 @@ def test_sequential_episodes_follow_each_other_through_all_symbols(make_bars):
             _, terminated, truncated = model.step(1)
             ended = terminated or truncated
     assert begun == [("AAA", 11), ("AAA", 13), ("BBB", 1), ("BBB", 3), ("AAA", 11), ("AAA", 13)]
+
+
+def test_discrete_target_gets_nothing_where_drift_is_beyond_the_leverage(two):
+    # A short of all the account in AAA is 1.22 of it at 110: BBB gets nothing, and no order the other way.
+    record = run(two, [[0, 1], [0, 2], [0, 2]])
+    assert record.fills["symbol"].tolist() == ["AAA"]
+    record = run(two, [[0, 1], [0, 0]])
+    assert record.fills["symbol"].tolist() == ["AAA"]
