@@ -191,6 +191,7 @@ def test_the_market_model_is_the_reference(options, market, stay):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=3_000, **PROFILE)
 @given(**EXAMPLE)
 def test_the_market_model_is_the_reference_at_length(options, market, stay):
