@@ -23,7 +23,7 @@ DAYS = 1_000
 SETTINGS = EnvSettings(
     window=50,
     episode_length=None,
-    starts="start",
+    starts="whole",
     targets=(0.0, 1.0),
     fee=0.0005,
     slippage=0.0002,
@@ -45,7 +45,7 @@ def own_it_always(_observation: np.ndarray) -> int:
 
 def own_what_rises(observation: np.ndarray) -> int:
     """Be long while the log returns of the last 50 closes add up to more than their usual sum (they are scaled)."""
-    closes = observation[:-3].reshape(SETTINGS.window, -1)[:, 3]
+    closes = observation[:-5].reshape(SETTINGS.window, -1)[:, 3]
     return int(closes.sum() > 0.0)
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     print(f"IBM, {recent.index[0]:%Y-%m-%d} to {recent.index[-1]:%Y-%m-%d}, 10,000 to begin with")
     for rule in (own_it_always, own_what_rises):
         record = trade(recent, scaler, rule)
-        sharpe = "none" if record.sharpe is None else f"{record.sharpe * np.sqrt(252):.2f} a year"
+        sharpe = "none" if record.sharpe is None else f"{record.metrics.annual_sharpe:.2f} a year"
         print(
             f"\n{rule.__name__}: {record.final_value:,.2f} after {record.steps} days ({record.reason})\n"
             f"  gross {record.gross_pnl:+,.2f}, fees {record.fee:,.2f}, net {record.pnl:+,.2f}"

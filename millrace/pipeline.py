@@ -158,8 +158,9 @@ def check_algorithm(settings: Settings) -> None:
     """Refuse what RLlib would refuse, before anything is started.
 
     Raises:
-        SettingsError: an unknown algorithm, method or argument.
+        SettingsError: an unknown algorithm, method or argument, or actions that the algorithm cannot choose.
     """
-    from trainer.algorithm import new_config
+    from trainer.algorithm import check_actions, new_config
 
     new_config(settings.algorithm)
+    check_actions(settings.algorithm, settings.env)

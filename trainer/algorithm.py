@@ -17,6 +17,8 @@ from ray.rllib import algorithms
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from env.settings import EnvSettings
+from env.spaces import action_space
 from schemas.errors import SettingsError
 from trainer.callbacks import EventCallbacks, add_callbacks
 from trainer.environments import ENV_ID, register
@@ -75,6 +77,9 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+# Those that are not here choose from any space.
+_ACTION_SPACES = {"CQL": ("Box",), "DQN": ("Discrete",), "SAC": ("Box", "Discrete")}
+
 _METHODS = (
     "api_stack",
     "callbacks",
@@ -101,7 +106,7 @@ _OURS = {
     ("environment", "env"): "[env] for the environment's settings",
     ("environment", "env_config"): "[env]",
     ("debugging", "seed"): "train.seed",
-    ("evaluation", "evaluation_duration"): "data.symbols: the test trades each symbol once",
+    ("evaluation", "evaluation_duration"): "data.symbols: the test trades each symbol, or the portfolio, once",
     ("evaluation", "evaluation_config"): "data.test_from and data.test_fraction for what is tested",
 }
 
@@ -133,6 +138,21 @@ def new_config(settings: AlgorithmSettings) -> AlgorithmConfig:
     return config
 
 
+def check_actions(settings: AlgorithmSettings, env: EnvSettings) -> None:
+    """Refuse an algorithm that cannot choose the actions of the environment, before anything is started.
+
+    Raises:
+        SettingsError: the algorithm does not know such an action space; names those that it knows.
+    """
+    space = type(action_space(env, 1)).__name__
+    known = _ACTION_SPACES.get(settings.name, (space,))
+    if space not in known:
+        raise SettingsError(
+            f"algorithm.name {settings.name!r}: expected an action space {' or '.join(known)}, got {space} from "
+            f"env.actions {env.actions!r} with env.portfolio {str(env.portfolio).lower()}; PPO can do all of them"
+        )
+
+
 def build_config(
     settings: AlgorithmSettings, train: EnvConfig, test: EnvConfig, events: EventSettings, test_episodes: int
 ) -> AlgorithmConfig:
@@ -143,7 +163,7 @@ def build_config(
         train: What training environments are made of.
         test: What evaluation environments are made of.
         events: For the callbacks.
-        test_episodes: Episodes of one evaluation: one a symbol, over the whole test window.
+        test_episodes: Episodes of one evaluation over the whole test window: one a symbol, or one of a portfolio.
     """
     config = new_config(settings)
     # Also done where callbacks are imported; but Ray forgets it when it is shut down, and a process may train again.

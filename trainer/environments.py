@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import register_env
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 from schemas.payloads import Split
@@ -44,7 +45,7 @@ class LineageTradingEnv(TradingEnv):
         settings: Of the market model.
         lineage: Where its episodes come from.
         turn: None draws the symbols; (k, n) takes every n-th symbol from the k-th on, so that the n environments of
-            an evaluation trade each symbol once a round.
+            an evaluation trade each symbol once a round. A portfolio has no turns: it trades all of them.
         options: As of TradingEnv.
     """
 
@@ -60,7 +61,7 @@ class LineageTradingEnv(TradingEnv):
         super().__init__(data, settings, **options)
         self.lineage = lineage
         self._symbols = data.symbols
-        self._next, self._stride = turn or (0, 0)
+        self._next, self._stride = turn if turn and not settings.portfolio else (0, 0)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

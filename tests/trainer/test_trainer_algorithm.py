@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from env.settings import EnvSettings
 from schemas.errors import SettingsError
-from trainer.algorithm import build_config, known_algorithms, new_config
+from trainer.algorithm import build_config, check_actions, known_algorithms, new_config
 from trainer.callbacks import EventCallbacks
 from trainer.settings import AlgorithmSettings, EnvConfig
 
@@ -91,6 +92,37 @@ def complete(algorithm: AlgorithmSettings, bench: Any) -> AlgorithmConfig:
     train = EnvConfig(split="train", **common)
     test = EnvConfig(split="test", branch="evaluation", **common)
     return build_config(algorithm, train, test, bench.settings(), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "space"),
+    [
+        ("DQN", {"actions": "weights"}, "Box"),
+        ("DQN", {"portfolio": True}, "MultiDiscrete"),
+        ("SAC", {"portfolio": True, "actions": "hold_buy_sell"}, "MultiDiscrete"),
+        ("CQL", {}, "Discrete"),
+    ],
+)
+def test_an_algorithm_that_cannot_choose_the_actions_is_refused(name: str, env: dict[str, Any], space: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"algorithm.name '{name}': expected an action space .*got {space}"
+    ) as caught:
+        check_actions(settings(name), EnvSettings.model_validate(env))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [
+        ("DQN", {}),
+        ("DQN", {"actions": "hold_buy_sell"}),
+        ("SAC", {"actions": "weights", "portfolio": True}),
+        ("PPO", {"portfolio": True}),
+        ("PPO", {"actions": "quantities"}),
+    ],
+)
+def test_an_algorithm_that_can_choose_the_actions_is_taken(name: str, env: dict[str, Any]) -> None:
+    check_actions(settings(name), EnvSettings.model_validate(env))
 
 
 @pytest.mark.parametrize("name", ["DQN", "PPO"])

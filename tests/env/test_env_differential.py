@@ -1,0 +1,198 @@
+"""The market model against the reference simulator, on random bars, settings and actions.
+
+Kinds, order, steps and ends must be the same, numbers within 1e-9 of the money that went through the books. A decision
+that the reference takes by less than ``NEAR`` of a price, a weight or a lot (a trigger that is exactly the low, a
+position that is exactly the one wanted) may fall the other way in floats; the comparison ends before that step, and
+prices lie on a grid, settings off it, so that this stays rare. Decisions on such boundaries have tests of their own,
+on numbers that floats have exactly.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference_account import Bar
+from reference_comparison import Market, check_episode, follow
+
+from env.settings import EnvSettings
+
+ALL_ACCOUNT = ("position", "unrealised_return", "time_in_position", "drawdown", "cash_share")
+
+
+def often(usual: object, *others: object) -> st.SearchStrategy[object]:
+    """The usual value half of the time, so that few things are on at once."""
+    return st.one_of(st.just(usual), st.sampled_from(others))
+
+
+EXECUTION = {
+    "lot": often(0.0, 1.0, 0.25, 7.0),
+    "min_notional": often(0.0, 153.7, 2_203.7),
+    "max_volume_share": often(None, 0.0371, 0.41, 1.0),
+    "remainder": st.sampled_from(["cancel", "carry"]),
+    "stop_loss": often(None, 0.0123, 0.0471, 0.213),
+    "take_profit": often(None, 0.0137, 0.0573, 1.31),
+    "trailing_stop": often(None, 0.0171, 0.0491, 0.271),
+    "fee": often(0.0013, 0.0, 0.0117),
+    "fee_fixed": often(0.0, 1.73),
+    "slippage": often(0.00071, 0.0, 0.0213),
+    "half_spread": often(0.0, 0.0137),
+    "impact": often(0.0, 0.0217, 0.0531),
+    "borrow": often(0.0, 0.00113, 0.0217),
+    "interest": often(0.0, 0.00071, 0.0131),
+}
+EPISODE = {
+    "portfolio": st.booleans(),
+    "episode_length": st.sampled_from([None, 1, 11, 40]),
+    "starts": st.sampled_from(["random", "sequential", "whole"]),
+    "liquidate_at_end": st.booleans(),
+    "initial_cash": st.sampled_from([10_007.3, 153_000.7]),
+    "window": st.integers(1, 3),
+    "position_features": st.sampled_from([ALL_ACCOUNT, ALL_ACCOUNT[::-1]]),
+    "reward": st.sampled_from(["log_return", "return", "pnl", "differential_sharpe", "drawdown"]),
+    "reward_scale": st.sampled_from([1.0, 100.0]),
+    "reward_decay": st.sampled_from([0.0137, 0.31]),
+    "drawdown_penalty": st.sampled_from([0.0, 1.7]),
+    "record": st.sampled_from(["fills", "steps"]),
+}
+ACTIONS = {
+    "actions": st.sampled_from(["targets", "hold_buy_sell", "weights", "quantities"]),
+    "targets": st.sampled_from([(-1.0, 0.0, 1.0), (0.0, 1.0), (-2.0, -0.5, 0.0, 0.5, 1.0, 3.0), (-0.3, 0.1, 0.7)]),
+    "short": st.booleans(),
+    "max_quantity": st.sampled_from([60.0, 700.0]),
+    "no_trade_band": often(0.0, 0.0173, 0.213),
+    "protect_by_action": st.booleans(),
+    "leverage": st.sampled_from([1.0, 1.0, 2.3, 9.7]),
+    "maintenance_margin": often(0.0, 0.0517, 0.0931),
+}
+
+
+@st.composite
+def settings_of_every_kind(draw: st.DrawFn) -> EnvSettings:
+    values = draw(st.fixed_dictionaries(EPISODE | ACTIONS | EXECUTION))
+    discrete = values["actions"] in ("targets", "hold_buy_sell")
+    if discrete:
+        values["leverage"] = max(values["leverage"], *(abs(target) for target in values["targets"]))
+    protected = any(values[name] is not None for name in ("stop_loss", "take_profit", "trailing_stop"))
+    values["protect_by_action"] = values["protect_by_action"] and protected and not discrete
+    return EnvSettings.model_validate(values)
+
+
+MARKETS = st.builds(
+    Market,
+    seed=st.integers(0, 1_000_000),
+    rows=st.integers(8, 36),
+    symbols=st.integers(1, 3),
+    volatility=st.sampled_from([0.004, 0.03, 0.25]),
+    missing=often(0.0, 0.15),
+    thin=often(0.0, 0.3),
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_account_that_is_all_in_does_not_sell_its_own_fee(seed, prices_of, make_bars):
+    options = EnvSettings(actions="weights", window=1, starts="whole", fee=0.001, initial_cash=10_000.0 + 7.3 * seed)
+    prices = prices_of(seed, 60)
+    actions = [[1.0]] * 58
+    assert follow(options, [make_bars(prices)], [[Bar.of(row) for row in prices]], actions) == ["entry"]
+
+
+LONG, SHORT = [100.0, 0.0], [-100.0, 0.0]
+AT_THE_BOUNDARY = {
+    "low at the stop": (LONG, (100, 120, 75, 80), {"stop_loss": 0.25}, "stop_loss"),
+    "high at the stop of a short": (SHORT, (100, 125, 80, 110), {"stop_loss": 0.25}, "stop_loss"),
+    "open at the stop": (LONG, (75, 120, 70, 80), {"stop_loss": 0.25}, "stop_loss"),
+    "high at the profit": (LONG, (100, 150, 80, 110), {"take_profit": 0.5}, "take_profit"),
+    "low at the profit of a short": (SHORT, (100, 120, 50, 110), {"take_profit": 0.5}, "take_profit"),
+    "open beyond the profit, then the stop": (
+        LONG,
+        (160, 170, 60, 80),
+        {"take_profit": 0.5, "stop_loss": 0.25},
+        "take_profit",
+    ),
+    "open at the profit, then the stop": (
+        LONG,
+        (150, 170, 60, 80),
+        {"take_profit": 0.5, "stop_loss": 0.25},
+        "take_profit",
+    ),
+    "the same of a short": (SHORT, (50, 170, 40, 80), {"take_profit": 0.5, "stop_loss": 0.25}, "take_profit"),
+    "stop and trailing stop are one": (
+        LONG,
+        (100, 100, 60, 80),
+        {"stop_loss": 0.25, "trailing_stop": 0.25},
+        "stop_loss",
+    ),
+    "trailing stop nearer": (LONG, (100, 100, 60, 80), {"stop_loss": 0.5, "trailing_stop": 0.25}, "trailing_stop"),
+    "low at the bankruptcy": (LONG, (80, 100, 50, 60), {}, "liquidation"),
+    "open at the bankruptcy": (LONG, (50, 100, 50, 60), {}, "liquidation"),
+    "stop and bankruptcy are one": (LONG, (100, 100, 50, 60), {"stop_loss": 0.5}, "liquidation"),
+    "open at the bankruptcy, beyond the stop": (LONG, (50, 60, 40, 50), {"stop_loss": 0.25}, "liquidation"),
+    "open at the margin": (LONG, (62.5, 70, 62, 65), {"maintenance_margin": 0.2}, "liquidation"),
+    "open at the margin of a short": (SHORT, (120, 130, 110, 125), {"maintenance_margin": 0.25}, "liquidation"),
+}
+
+
+@pytest.mark.parametrize("case", AT_THE_BOUNDARY)
+def test_a_decision_that_is_exactly_on_its_boundary(case, make_bars):
+    """Where all numbers are exact in floats too, the model and the rules agree on equality itself."""
+    (first, second), bar, values, kind = AT_THE_BOUNDARY[case]
+    options = EnvSettings.model_validate(EXACT | {"initial_cash": 5_000.0, "leverage": 2.0} | values)
+    prices = [(100.0,) * 4] * 3 + [bar]
+    columns = [[Bar.of(row, 1_000.0) for row in prices]]
+    assert follow(options, [make_bars(prices)], columns, [[first], [second]]) == ["entry", kind]
+
+
+EXACT = {"actions": "quantities", "max_quantity": 500.0, "window": 1, "starts": "whole", "fee": 0.0, "slippage": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "actions", "kinds"),
+    [
+        ({"max_volume_share": 0.125, "remainder": "carry"}, [125.0, 0.0], ["entry"]),  # all that the bar has
+        ({"max_volume_share": 0.125, "remainder": "carry"}, [150.0, 0.0], ["entry", "increase"]),
+        ({"min_notional": 2_500.0}, [25.0, 0.0], ["entry"]),
+        ({"min_notional": 2_501.0}, [25.0, 0.0], []),
+        ({"lot": 8.0}, [24.0, -24.0], ["entry", "exit"]),
+        ({"lot": 8.0}, [7.0, 15.0], ["entry"]),
+        ({"actions": "weights", "no_trade_band": 0.25}, [0.25, 0.5], ["entry", "increase"]),
+        ({"actions": "weights", "no_trade_band": 0.25}, [0.25, 0.375], ["entry"]),
+        ({"leverage": 1.0}, [100.0, 50.0], ["entry"]),  # no room is left
+        ({"leverage": 1.0}, [120.0, -250.0], ["entry", "reversal"]),
+    ],
+)
+def test_an_order_that_is_exactly_at_its_limit(values, actions, kinds, make_bars):
+    options = EnvSettings.model_validate(EXACT | {"leverage": 4.0, "initial_cash": 10_000.0} | values)
+    prices = [(100.0,) * 4] * 4
+    columns = [[Bar.of(row, 1_000.0) for row in prices]]
+    assert follow(options, [make_bars(prices)], columns, [[item] for item in actions]) == kinds
+
+
+def test_targets_of_a_portfolio_beyond_the_leverage_are_cut_alike(make_bars):
+    options = EnvSettings.model_validate(
+        EXACT | {"actions": "targets", "portfolio": True, "targets": (-1.0, 0.0, 0.5, 1.0), "leverage": 1.0}
+    )
+    names, prices = ("A", "B", "C"), [(100.0,) * 4] * 6
+    columns = [[Bar.of(row, 1_000.0) for row in prices]] * 3
+    actions = [[3, 0, 1], [3, 0, 2], [1, 0, 2], [1, 2, 3]]
+    bars = [make_bars(prices, name) for name in names]
+    # Half and half; no room for C; A leaves; B turns to a quarter each with C where it is not held.
+    assert follow(options, bars, columns, actions) == ["entry", "entry", "exit", "reversal", "entry"]
+
+
+PROFILE = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+EXAMPLE = {"options": settings_of_every_kind(), "market": MARKETS, "stay": st.sampled_from([0.0, 0.5, 0.9])}
+
+
+@settings(max_examples=250, **PROFILE)
+@given(**EXAMPLE)
+def test_the_market_model_is_the_reference(options, market, stay):
+    check_episode(options, market, stay)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=3_000, **PROFILE)
+@given(**EXAMPLE)
+def test_the_market_model_is_the_reference_at_length(options, market, stay):
+    check_episode(options, market, stay)
