@@ -55,20 +55,21 @@ class Starts:
         if settings.portfolio:
             clock = data.on_common_clock()
             self._names: tuple[str, ...] = ("portfolio",)
-            begins, ends = np.array([0]), np.array([len(clock.ts_close)])
+            lookback, begins, ends = clock.lookback, np.array([0]), np.array([len(clock.ts_close)])
             valid = np.array([clock.first_valid])
             self._bases: NDArray[np.int64] = np.array([clock.base_row])
         else:
             self._names = data.symbols
-            begins, ends, valid = data.offsets[:-1], data.offsets[1:], data.first_valid
+            lookback, begins, ends = data.lookback, data.offsets[:-1], data.offsets[1:]
+            valid = data.first_valid
             self._bases = data.base_rows - data.offsets[:-1]
-        self._first = begins + valid + data.lookback + settings.window - 1
+        self._first = begins + valid + lookback + settings.window - 1
         self._last = ends - 2
         if (self._last < self._first).any():
             number = int(np.argmax(self._last < self._first))
             bars = int((ends - begins - valid)[number])
             raise SettingsError(
-                f"setting 'window': expected at most {max(bars - 1 - data.lookback, 0)} for the {bars} bars of"
+                f"setting 'window': expected at most {max(bars - 1 - lookback, 0)} for the {bars} bars of"
                 f" {self._names[number]!r}, got {settings.window}; shorten the window or give more bars"
             )
         self.longest = int((self._last - self._first).max()) + 1
