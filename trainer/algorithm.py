@@ -18,62 +18,10 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from schemas.errors import SettingsError
+from trainer.algorithm_defaults import RLLIB_NAMES, default_tables
 from trainer.callbacks import EventCallbacks, add_callbacks
 from trainer.environments import ENV_ID, register
 from trainer.settings import AlgorithmSettings, EnvConfig, EventSettings
-
-# RLlib evaluates only where an interval is set; the loop asks for the evaluation itself.
-_NEVER_BY_ITSELF = 2**31 - 1
-
-_COMMON: dict[str, dict[str, Any]] = {
-    "env_runners": {"num_env_runners": 2, "num_envs_per_env_runner": 8},
-    "rl_module": {"model_config": {"fcnet_hiddens": [64, 64], "fcnet_activation": "relu"}},
-    # RLlib waits 60 s before it restarts a runner.
-    "fault_tolerance": {"restart_failed_env_runners": True, "delay_between_env_runner_restarts_s": 1.0},
-    "debugging": {"log_level": "ERROR"},
-    "evaluation": {
-        "evaluation_interval": _NEVER_BY_ITSELF,
-        "evaluation_num_env_runners": 0,
-        "evaluation_duration_unit": "episodes",
-    },
-}
-
-# Where RLlib's own defaults do not suit trading windows: PPO's 30 epochs, DQN's update after every single step.
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "DQN": {
-        "training": {
-            "lr": 5e-4,
-            "gamma": 0.95,
-            # The next bar alone is mostly noise, and an agent that follows it pays for it in costs at every turn.
-            "n_step": 5,
-            "train_batch_size": 64,
-            # Steps replayed to steps sampled, in RLlib's count, which takes two runners for three: it makes 6 updates
-            # after each 128 env steps of 2 runners with 8 environments.
-            "training_intensity": 2.0,
-            "target_network_update_freq": 1_000,
-            "num_steps_sampled_before_learning_starts": 1_000,
-            "epsilon": [[0, 1.0], [10_000, 0.05]],
-            "replay_buffer_config": {"type": "EpisodeReplayBuffer", "capacity": 50_000},
-        },
-        # A round of sampling costs more by its calls than by its steps.
-        "env_runners": {"rollout_fragment_length": 8},
-        "reporting": {"min_sample_timesteps_per_iteration": 1_000},
-    },
-    "PPO": {
-        "training": {
-            "lr": 3e-4,
-            "gamma": 0.9,
-            "lambda_": 0.9,
-            "train_batch_size_per_learner": 4_096,
-            "minibatch_size": 512,
-            "num_epochs": 4,
-            "use_kl_loss": False,
-            "vf_clip_param": 1e9,
-            "grad_clip": 0.5,
-        },
-    },
-}
-
 
 _METHODS = (
     "api_stack",
@@ -107,10 +55,10 @@ _OURS = {
 
 
 def known_algorithms() -> list[str]:
-    """Names of the algorithms that this RLlib exports."""
+    """Names of the algorithms that this RLlib exports, and ours for what it has under another name."""
     names = {name.removesuffix("Config") for name in algorithms.__all__ if name.endswith("Config")}
     # `Impala` is an old spelling of the same class, `Algorithm` the abstract base.
-    return sorted(names - {"Algorithm", "Impala"})
+    return sorted((names - {"Algorithm", "Impala"}) | RLLIB_NAMES.keys())
 
 
 def new_config(settings: AlgorithmSettings) -> AlgorithmConfig:
@@ -126,8 +74,8 @@ def new_config(settings: AlgorithmSettings) -> AlgorithmConfig:
             f"algorithm.name {settings.name!r}: expected one of {', '.join(known)}{_near(settings.name, known)}"
         )
     _refuse_ours(settings.tables)
-    config: AlgorithmConfig = getattr(algorithms, f"{settings.name}Config")()
-    for tables in (_COMMON, _DEFAULTS.get(settings.name, {}), settings.tables):
+    config: AlgorithmConfig = getattr(algorithms, f"{RLLIB_NAMES.get(settings.name, settings.name)}Config")()
+    for tables in (*default_tables(settings.name), settings.tables):
         for method, arguments in tables.items():
             _apply(config, settings.name, method, arguments)
     return config
