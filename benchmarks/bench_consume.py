@@ -48,14 +48,16 @@ def trades_of(episode_id: str, seed: int) -> Trades:
     each = range(TRADES)
     price = [100.0 + (seed * 37 + row * 11) % 1009 / 7 for row in each]
     return Trades(
-        episode_id=episode_id, symbol="AAPL", split="train", policy="agent", iteration=1 + seed // 100, window_id="w1",
+        episode_id=episode_id, symbol=["AAPL"] * TRADES, split="train", policy="agent", iteration=1 + seed // 100,
+        window_id="w1",
         side=[1 if (seed + row) % 2 else -1 for row in each], quantity=[10.0 + row / 3 for row in each],
         entry_ts=[1_400_000_000_000_000 + (seed + row) * 86_400_000_000 for row in each],
         exit_ts=[1_400_000_000_000_000 + (seed + row + 3) * 86_400_000_000 for row in each],
         entry_row=[seed + row for row in each], exit_row=[seed + row + 3 for row in each],
         entry_price=price, exit_price=[value * 1.01 for value in price], gross_pnl=[value / 9 for value in price],
         fee=[value / 1_000 for value in price], slippage=[value / 2_000 for value in price], borrow=[0.0] * TRADES,
-        net_pnl=[value / 9 - value / 1_000 for value in price], bars=[3] * TRADES, exit_kind=["action"] * TRADES,
+        funding=[0.0] * TRADES, net_pnl=[value / 9 - value / 1_000 for value in price],
+        bars=[3] * TRADES, exit_kind=["action"] * TRADES,
         entry_policy_version=[seed] * TRADES, exit_policy_version=[seed] * TRADES,
     )  # fmt: skip
 

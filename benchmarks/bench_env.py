@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from env.market_data import MarketData, SymbolBars
+from env.market_data import MarketData
+from env.bars import SymbolBars
 from env.market_model import MarketModel
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv

@@ -31,7 +31,8 @@ import numpy as np
 import psutil
 import ray
 
-from env.market_data import Scaler, SymbolBars
+from env.bars import SymbolBars
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.forwarder_control import LOCK_NAME, drain, stop_forwarder
 from eventlog.open_log import open_log

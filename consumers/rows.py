@@ -26,6 +26,7 @@ from schemas.payloads import (
     Fills,
     IterationEnded,
     Payload,
+    Positions,
     PublisherReport,
     RunEnded,
     RunStarted,
@@ -50,6 +51,7 @@ _TABLE_OF: dict[type[Payload], str] = {
     Trades: "trades_rows",
     Fills: "fills_rows",
     Steps: "steps_rows",
+    Positions: "positions_rows",
 }
 
 _ENVELOPE = ("run_id", "attempt", "publisher_id", "number", "wall_time")

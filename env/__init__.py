@@ -1,4 +1,4 @@
-"""The market model: bars as arrays, exact accounting, and a Gymnasium face. numpy and gymnasium alone."""
+"""The market model: bars as arrays, exact accounting, and two Gymnasium faces. numpy and gymnasium alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ ENV_ID = "millrace/Trading-v0"
 
 
 def register() -> None:
-    """Make ``gymnasium.make("millrace/Trading-v0", data=…)`` work. A second call changes nothing."""
+    """Make ``gymnasium.make("millrace/Trading-v0", data=…)`` and ``make_vec`` work. A second call changes nothing."""
     import gymnasium
 
     if ENV_ID not in gymnasium.registry:
-        gymnasium.register(id=ENV_ID, entry_point="env.trading_env:TradingEnv")
+        gymnasium.register(
+            id=ENV_ID,
+            entry_point="env.trading_env:TradingEnv",
+            vector_entry_point="env.vector_env:TradingVectorEnv",
+        )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from env.accounting import RUIN_RATIO
 from env.ledger import Columns, Ledger, read_books
 from env.market_data import MarketData
-from env.metrics import max_drawdown, sharpe
+from env.metrics import drawdown, sharpe
 from env.settings import EnvSettings
 
 Reason = Literal["running", "end_of_data", "length", "ruin"]
@@ -148,7 +148,7 @@ def build_record(
         total_reward=float(rewards.sum()),
         pnl=pnl,
         sharpe=sharpe(growth - 1.0),
-        max_drawdown=max_drawdown(values),
+        max_drawdown=drawdown(values)[0],
         win_rate=float((net > 0).mean()) if net.size else None,
         gross_pnl=pnl + fee + borrow,
         fee=fee,

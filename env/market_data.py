@@ -1,101 +1,24 @@
-"""Bars as arrays, with the features that an observation is made of."""
+"""The bars and features that environments trade on, as arrays that they share."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from env.bars import Bars, Flags, Floats, Ints, SymbolBars
+from env.bars_per_year import bars_per_year
+from env.common_clock import CommonClock
+from env.features import DEFAULT_FEATURES, FeatureLike, Recipe
+from env.frames import read_frames
+from env.scaler import Scaler
 from schemas.errors import InputError
+from schemas.times import SECOND
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-FEATURE_RECIPE = "ohlcv-logret-v1"
-"""Name of the computation below. Another computation gets another name: it is part of a window's identity."""
-
-FEATURE_NAMES = ("open", "high", "low", "close", "volume")
-"""Columns of a feature array: log of each price over the previous close, and the log change of volume."""
-
-_PRICES = ("open", "high", "low", "close")
-
-
-@dataclass(frozen=True)
-class SymbolBars:
-    """Consecutive bars of one symbol, oldest first.
-
-    Attributes:
-        symbol: Name of the instrument.
-        base_row: Absolute number of the first row; the absolute number of a row is base_row + its index.
-        ts_open: Opening times, UTC µs, int64 (n,), rising.
-        ts_close: Closing times, UTC µs, int64 (n,): a bar is known from then on.
-        open: Opening prices, float64 (n,). A bar with NaN in any price is missing: nothing fills, the last price stays.
-        high: Highest prices, float64 (n,).
-        low: Lowest prices, float64 (n,).
-        close: Closing prices, float64 (n,).
-        volume: Traded volume, float64 (n,); NaN or 0 where there is none.
-
-    Raises:
-        InputError: Lengths differ, times do not rise, or a price is not above 0 or high is below low.
-    """
-
-    symbol: str
-    base_row: int
-    ts_open: Ints
-    ts_close: Ints
-    open: Floats
-    high: Floats
-    low: Floats
-    close: Floats
-    volume: Floats
-
-    def __post_init__(self) -> None:
-        for name in ("ts_open", "ts_close"):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.int64))
-        for name in (*_PRICES, "volume"):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float64))
-        self._check_shapes()
-        self._check_times()
-        self._check_values()
-
-    def __len__(self) -> int:
-        return len(self.close)
-
-    def _check_shapes(self) -> None:
-        shapes = {name: getattr(self, name).shape for name in ("ts_open", "ts_close", *_PRICES, "volume")}
-        if len(set(shapes.values())) != 1 or len(shapes["close"]) != 1:
-            raise InputError(f"bars of {self.symbol!r}: expected columns of one length, got {shapes}; trim them alike")
-        if not len(self):
-            raise InputError(f"bars of {self.symbol!r}: expected at least one bar, got none; check the time range")
-
-    def _check_times(self) -> None:
-        self._refuse(self.ts_close <= self.ts_open, "ts_close", "a time after ts_open (UTC µs)")
-        for name in ("ts_open", "ts_close"):
-            falls = np.diff(getattr(self, name), prepend=np.iinfo(np.int64).min // 2) <= 0
-            self._refuse(falls, name, "a time after the previous bar's (UTC µs), sorted and without duplicates")
-
-    def _check_values(self) -> None:
-        for name in _PRICES:
-            column = getattr(self, name)
-            self._refuse((column <= 0) | np.isinf(column), name, "a price above 0, or NaN for a missing bar")
-        self._refuse(self.high < self.low, "high", "a price not below low")
-        self._refuse((self.volume < 0) | np.isinf(self.volume), "volume", "a number not below 0, or NaN")
-
-    def _refuse(self, bad: NDArray[np.bool_], column: str, expected: str) -> None:
-        if bad.any():
-            index = int(np.argmax(bad))
-            row, value = self.base_row + index, getattr(self, column)[index]
-            raise InputError(
-                f"bars of {self.symbol!r}, row {row}, column {column!r}: expected {expected}, got {value};"
-                " correct or drop the row"
-            )
+    from pandas import DataFrame
 
 
 class MarketData:
@@ -106,34 +29,68 @@ class MarketData:
         base_rows: Absolute row number of each symbol's first bar, int64 (S,).
         offsets: Where each symbol starts in the arrays below, int64 (S + 1,); the last one is N.
         first_valid: Index within each symbol of its first bar with prices, int64 (S,).
+        interval: Length of a bar, µs; the same for all symbols.
         ts_open: Opening times, UTC µs, int64 (N,).
         ts_close: Closing times, UTC µs, int64 (N,).
-        open: Opening prices, float64 (N,); on a missing bar the last price known.
-        mark: Closing prices, float64 (N,); on a missing bar the last price known. Never 0.
+        open: Opening prices, float64 (N,); on a missing bar the last price known, like the next three. Never 0.
+        high: Highest prices, float64 (N,).
+        low: Lowest prices, float64 (N,).
+        mark: Closing prices, float64 (N,).
+        volume: Traded volume, float64 (N,); 0 where there is none or it is not known.
+        funding: Funding rates, float64 (N,); 0 where none is due.
         tradable: False on a missing bar, bool (N,).
-        features: Raw causal features, float32 (N, F): row t uses bars up to t alone; 0 on a missing bar.
+        features: Raw causal features, float32 (N, F), never NaN: row t uses bars up to t alone. A missing bar counts
+            as one at the last price with no volume.
+        recipe: What the features are: their names, look-backs and identity.
+        lookback: Bars that a symbol needs, from ``first_valid`` on, before the first row whose features are defined:
+            with an observation of ``window`` bars, the first row to start at is first_valid + lookback + window - 1.
+        bars_per_year: For annual figures; the median over the symbols of what their times say
+            (``env.bars_per_year``).
+        clock_base_row: Absolute row number of the first time of the common clock.
+
+    Args:
+        bars: Bars of each symbol.
+        features: Names of features, or declared functions (``env.declaration.feature``).
+        clock_base_row: Absolute row number of the first time of the common clock.
 
     Raises:
-        InputError: No symbols, a symbol given twice, or one without any bar with prices.
+        InputError: No symbols, a symbol given twice, one without any bar with prices, or different intervals.
+        SettingsError: A feature is unknown or does not suit the interval.
     """
 
-    def __init__(self, bars: Sequence[SymbolBars]) -> None:
+    def __init__(
+        self, bars: Sequence[SymbolBars], features: Sequence[FeatureLike] = DEFAULT_FEATURES, *, clock_base_row: int = 0
+    ) -> None:
         names = [item.symbol for item in bars]
         if not names or len(set(names)) != len(names):
             raise InputError(f"market data: expected one or more different symbols, got {names}; give each symbol once")
         self.symbols: tuple[str, ...] = tuple(names)
+        self.interval: int = _common_interval(bars)
+        self.recipe = Recipe.of(features)
+        self.lookback: int = self.recipe.lookback(self.interval)
         self.base_rows: Ints = np.array([item.base_row for item in bars], dtype=np.int64)
+        self.clock_base_row = clock_base_row
         self.offsets: Ints = np.cumsum([0, *(len(item) for item in bars)], dtype=np.int64)
-        self.ts_open: Ints = np.concatenate([item.ts_open for item in bars])
-        self.ts_close: Ints = np.concatenate([item.ts_close for item in bars])
-        columns = [_Columns(item) for item in bars]
-        self.first_valid: Ints = np.array([item.first_valid for item in columns], dtype=np.int64)
-        self.open: Floats = np.concatenate([item.open for item in columns])
-        self.mark: Floats = np.concatenate([item.mark for item in columns])
-        self.tradable: NDArray[np.bool_] = np.concatenate([item.tradable for item in columns])
-        self.features: NDArray[np.float32] = np.concatenate([item.features for item in columns])
-
+        filled = [Bars.of(item) for item in bars]
+        self.first_valid: Ints = np.array([item.first_valid for item in filled], dtype=np.int64)
+        self.ts_open: Ints = np.concatenate([item.ts_open for item in filled])
+        self.ts_close: Ints = np.concatenate([item.ts_close for item in filled])
+        self.open: Floats = np.concatenate([item.open for item in filled])
+        self.high: Floats = np.concatenate([item.high for item in filled])
+        self.low: Floats = np.concatenate([item.low for item in filled])
+        self.mark: Floats = np.concatenate([item.close for item in filled])
+        self.volume: Floats = np.concatenate([item.volume for item in filled])
+        self.funding: Floats = np.concatenate([item.funding for item in filled])
+        self.tradable: Flags = np.concatenate([item.tradable for item in filled])
+        self.features: NDArray[np.float32] = np.concatenate([self.recipe.compute(item) for item in filled])
+        self.bars_per_year = float(np.median([bars_per_year(item.ts_open, self.interval) for item in bars]))
+        self._clock: CommonClock | None = None
         self._scaled: tuple[str, float, NDArray[np.float32]] | None = None
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns of ``features``."""
+        return self.recipe.names
 
     def number(self, symbol: str) -> int:
         """Return the number of a symbol, or raise InputError."""
@@ -141,10 +98,33 @@ class MarketData:
             raise InputError(f"symbol {symbol!r}: expected one of {', '.join(self.symbols)}; choose one of these")
         return self.symbols.index(symbol)
 
-    def scaled(self, scaler: Scaler, limit: float) -> NDArray[np.float32]:
-        """Return the features scaled and clipped to ± limit, float32 (N, F); environments of one process share them."""
-        if self._scaled is None or self._scaled[:2] != (scaler.version, limit):
-            self._scaled = (scaler.version, limit, np.clip(scaler.apply(self.features), -limit, limit))
+    def bars(self, number: int) -> Bars:
+        """Return the filled bars of a symbol by its number; its arrays are views of these."""
+        rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
+        columns = {name: getattr(self, "mark" if name == "close" else name)[rows] for name in Bars.columns()}
+        return Bars(self.symbols[number], self.interval, **columns)
+
+    def on_common_clock(self) -> CommonClock:
+        """Return the same bars for a portfolio: every symbol at every time. Made once and kept."""
+        if self._clock is None:
+            filled = [self.bars(number) for number in range(len(self.symbols))]
+            blocks = [self.features[self.offsets[i] : self.offsets[i + 1]] for i in range(len(filled))]
+            self._clock = CommonClock(filled, blocks, self.recipe, base_row=self.clock_base_row)
+        return self._clock
+
+    def scaled(self, scaler: Scaler | None, limit: float) -> NDArray[np.float32]:
+        """Return the features scaled and clipped to ± limit, float32 (N, F); environments of one process share them.
+
+        Raises:
+            InputError: The scaler was fitted on other features.
+        """
+        version = "" if scaler is None else scaler.version
+        if self._scaled is None or self._scaled[:2] != (version, limit):
+            features = self.features
+            if scaler is not None:
+                scaler.require(self.recipe.identity)
+                features = scaler.apply(features)
+            self._scaled = (version, limit, np.clip(features, -limit, limit))
         return self._scaled[2]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,168 +132,30 @@ class MarketData:
         return self.__dict__ | {"_scaled": None}
 
     @classmethod
-    def from_frame(cls, frame: DataFrame, symbol: str = "frame") -> Self:
-        """Read a pandas DataFrame of bars of one symbol.
+    def from_frame(
+        cls,
+        frame: DataFrame | Mapping[str, DataFrame],
+        symbol: str = "frame",
+        features: Sequence[FeatureLike] = DEFAULT_FEATURES,
+    ) -> Self:
+        """Read pandas DataFrames of bars; see :func:`env.frames.read_frames`.
 
         Args:
-            frame: Index: opening times (DatetimeIndex; without time zone it is taken as UTC), rising. Columns: open,
-                high, low, close, volume, in any case; others are ignored. NaN prices mean a missing bar.
-            symbol: Name of the instrument.
-
-        A bar's closing time is its opening time plus the shortest distance of two bars.
+            frame: Bars of one symbol; of several, told apart by a column or an index level named symbol or ticker; or
+                a mapping of symbols to frames.
+            symbol: Name of the instrument, where the frame names none.
+            features: Names of features, or declared functions.
 
         Raises:
             InputError: No DatetimeIndex, a missing column, fewer than two bars, or a bad row.
+            SettingsError: A feature is unknown or does not suit the interval.
         """
-        columns = {str(name).lower(): name for name in frame.columns}
-        missing = [name for name in (*_PRICES, "volume") if name not in columns]
-        if missing:
-            raise InputError(
-                f"frame {symbol!r}: expected columns open, high, low, close, volume, got {list(frame.columns)};"
-                f" add {', '.join(missing)}"
-            )
-        index: Any = frame.index
-        if not hasattr(index, "as_unit") or not hasattr(index, "tz"):
-            raise InputError(
-                f"frame {symbol!r}: expected a DatetimeIndex of opening times, got {type(index).__name__};"
-                " set it with frame.set_index(pandas.to_datetime(...))"
-            )
-        if len(index) < 2:
-            raise InputError(f"frame {symbol!r}: expected at least two bars, got {len(index)}; give more history")
-        if bool(index.isna().any()):
-            row = int(np.argmax(np.asarray(index.isna())))
-            raise InputError(f"frame {symbol!r}, row {row}, index: expected a time, got NaT; correct or drop the row")
-        ts_open = np.asarray((index if index.tz is None else index.tz_convert("UTC")).as_unit("us").asi8)
-        steps = np.diff(ts_open)
-        interval = int(steps[steps > 0].min()) if (steps > 0).any() else 1
-        values: dict[str, Floats] = {}
-        for name in (*_PRICES, "volume"):
-            values[name] = _numbers(frame[columns[name]], symbol, name)
-        return cls([SymbolBars(symbol, 0, ts_open, ts_open + interval, **values)])
+        return cls(read_frames(frame, symbol), features)
 
 
-class _Columns:
-    """What one symbol contributes to MarketData."""
-
-    def __init__(self, bars: SymbolBars) -> None:
-        prices = np.column_stack([bars.open, bars.high, bars.low, bars.close])
-        self.tradable: NDArray[np.bool_] = np.asarray(np.isfinite(prices).all(axis=1))
-        if not self.tradable.any():
-            raise InputError(
-                f"bars of {bars.symbol!r}: expected a bar with prices, got NaN in every one; drop the symbol"
-            )
-        self.first_valid = int(np.argmax(self.tradable))
-        self.mark = _carry(bars.close, self.tradable)
-        self.open = np.where(self.tradable, bars.open, self.mark)
-        traded = self.tradable & (bars.volume > 0)
-        volume = _carry(bars.volume, traded) if traded.any() else np.ones(len(bars))
-
-        self.features = np.zeros((len(bars), len(FEATURE_NAMES)), dtype=np.float32)
-        known = self.tradable[1:] & (np.arange(1, len(bars)) > self.first_valid)
-        self.features[1:, :4][known] = np.log(prices[1:][known] / self.mark[:-1, None][known])
-        change = known & traded[1:] & (np.arange(1, len(bars)) > int(np.argmax(traded)))
-        self.features[1:, 4][change] = np.log(volume[1:][change] / volume[:-1][change])
-
-
-def _numbers(column: Series, symbol: str, name: str) -> Floats:
-    try:
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    except (TypeError, ValueError) as error:
-        row, value = next((row, value) for row, value in enumerate(column) if not _is_number(value))
-        raise InputError(
-            f"frame {symbol!r}, row {row}, column {name!r}: expected a number or NaN, got {value!r};"
-            " correct or drop the row"
-        ) from error
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _carry(values: Floats, valid: NDArray[np.bool_]) -> Floats:
-    """Last valid value up to each row, and before the first one that first one: those rows never reach an episode."""
-    last = np.maximum.accumulate(np.where(valid, np.arange(len(values)), np.argmax(valid)))
-    return np.asarray(values[last])
-
-
-@dataclass(frozen=True, eq=False)
-class Scaler:
-    """Standardises features. It belongs to the policy: fit it on training data alone and keep it with the policy.
-
-    Attributes:
-        mean: Mean per feature, float32 (F,).
-        std: Standard deviation (ddof 0) per feature, float32 (F,), above 0.
-        version: Hash of the above and of the feature recipe: equal numbers, equal version.
-    """
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    version: str
-
-    @classmethod
-    def of(cls, mean: Any, std: Any) -> Self:
-        """Make a scaler from means and deviations (F,); a deviation of 0 counts as 1.
-
-        Raises:
-            InputError: Shapes differ, or a number is not finite or a deviation is negative.
-        """
-        centre, spread = np.array(mean, dtype=np.float32), np.array(std, dtype=np.float32)
-        if centre.ndim != 1 or centre.shape != spread.shape:
-            raise InputError(f"scaler: expected mean and std of one shape (F,), got {centre.shape} and {spread.shape}")
-        if not np.isfinite(centre).all() or not np.isfinite(spread).all() or (spread < 0).any():
-            raise InputError(f"scaler: expected finite mean and std not below 0, got mean {centre}, std {spread}")
-        spread[spread < 1e-8] = 1.0
-        digest = hashlib.sha256(FEATURE_RECIPE.encode() + centre.tobytes() + spread.tobytes())
-        return cls(centre, spread, digest.hexdigest()[:16])
-
-    @classmethod
-    def fit(cls, data: MarketData) -> Self:
-        """Fit on the bars of ``data``, which must end before the stretch that is traded; missing bars do not count."""
-        rows = data.tradable.copy()
-        rows[data.offsets[:-1] + data.first_valid] = False  # the first bar has no previous close to compare with
-        return cls.fit_features(data.features[rows] if rows.any() else data.features)
-
-    @classmethod
-    def fit_features(cls, features: NDArray[np.floating[Any]]) -> Self:
-        """Fit on a feature array (n, F)."""
-        return cls.of(features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64))
-
-    @classmethod
-    def identity(cls, size: int = len(FEATURE_NAMES)) -> Self:
-        """Leave features as they are."""
-        return cls.of(np.zeros(size), np.ones(size))
-
-    def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (features - mean) / std, float32, of the same shape (n, F)."""
-        if features.shape[-1] != self.mean.size:
-            raise InputError(
-                f"scaler {self.version}: expected {self.mean.size} features, got {features.shape[-1]};"
-                f" fit it on data of recipe {FEATURE_RECIPE!r}"
-            )
-        return (features - self.mean) / self.std
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and strings, for a checkpoint or a record."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist(), "version": self.version}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_dict` wrote.
-
-        Raises:
-            InputError: A key is missing, or the numbers do not have the version that is written beside them.
-        """
-        missing = {"mean", "std", "version"} - set(values)
-        if missing:
-            raise InputError(f"scaler: expected mean, std and version, got {sorted(values)}; write it with to_dict()")
-        scaler = cls.of(values["mean"], values["std"])
-        if scaler.version != values["version"]:
-            raise InputError(
-                f"scaler: expected version {scaler.version} for these numbers and recipe {FEATURE_RECIPE!r},"
-                f" got {values['version']}; take the scaler from the policy's own checkpoint"
-            )
-        return scaler
+def _common_interval(bars: Sequence[SymbolBars]) -> int:
+    intervals = {item.symbol: item.interval for item in bars}
+    if len(set(intervals.values())) > 1:
+        found = ", ".join(f"{symbol} {length / SECOND:g} s" for symbol, length in intervals.items())
+        raise InputError(f"market data: expected bars of one interval, got {found}; give one interval only")
+    return next(iter(intervals.values()))

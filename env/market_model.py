@@ -133,6 +133,14 @@ class MarketModel:
             number = int(draw_symbol * len(self.data.symbols)) if symbol is None else self.data.number(symbol)
             self._begin(index, number, self._start_row(number, start_row, draw_row))
 
+    def rewind(self, indices: Iterable[int]) -> None:
+        """Put each of the environments ``indices`` back to the start of its episode, without a draw.
+
+        The vector face needs it: an environment that begins a new episode sits out a step that the others take.
+        """
+        for index in indices:
+            self._begin(index, int(self._symbol[index]), int(self._start[index]))
+
     def _begin(self, index: int, symbol: int, start: int) -> None:
         cash = self.settings.initial_cash
         last = int(self.data.offsets[symbol + 1]) - 1

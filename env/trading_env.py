@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
 from env.market_model import OBSERVATION_LIMIT, MarketModel
+from env.scaler import Scaler
+from env.seeding import Stream
 from env.settings import EnvSettings
+from env.spaces import action_space, observation_space
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,16 +107,14 @@ class TradingEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.settings = settings
         self.symbol = symbol
         self.render_mode = render_mode
-        self._stream = stream
-        if stream is not None:
-            self.np_random = np.random.default_rng(stream)
-        self._draws = 0
+        self._stream = Stream(stream)
+        self._np_random, self._np_random_seed = self._stream.rng, self._stream.seed
         self._env_seed: str | None = None
-        self._model = MarketModel(bars, settings, scaler, None, [self.np_random])
+        self._model = MarketModel(bars, settings, scaler, None, [self._stream.rng])
         self._size = self._model.observation_size
         self._reward_scale = settings.reward_scale
-        self.action_space = spaces.Discrete(len(settings.targets))
-        self.observation_space = spaces.Box(-OBSERVATION_LIMIT, OBSERVATION_LIMIT, (self._size,), np.float32)
+        self.action_space = action_space(settings, len(bars.symbols) if settings.portfolio else 1)
+        self.observation_space = observation_space(self._size, OBSERVATION_LIMIT)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -125,15 +125,12 @@ class TradingEnv(gym.Env[NDArray[np.float32], np.int64]):
             raise InputError(
                 f"reset options: expected {' or '.join(_OPTIONS)}, got {sorted(unknown)}; correct the name"
             )
-        if self._stream is not None:
-            seed = None
-        super().reset(seed=seed)
-        if seed is not None:
-            self._draws = 0
+        self._stream.rng = self.np_random  # which may have been set from outside, as gymnasium allows
+        self._stream.begin(seed)
+        self._np_random, self._np_random_seed = self._stream.rng, self._stream.seed
         chosen = options or {}
-        self._env_seed = f"{self._stream_name()}#{self._draws}"
-        self._draws += 1
-        self._model.rngs[0] = self.np_random
+        self._env_seed = self._stream.draw()
+        self._model.rngs[0] = self._stream.rng
         self._model.reset([0], chosen.get("symbol", self.symbol), chosen.get("start_row"))
         symbol, start_row = self._model.beginning(0)
         return self._observation(), {"symbol": symbol, "start_row": start_row}
@@ -170,9 +167,3 @@ class TradingEnv(gym.Env[NDArray[np.float32], np.int64]):
         out = np.empty(self._size, dtype=np.float32)
         self._model.observations(out)
         return out
-
-    def _stream_name(self) -> str:
-        if self._stream is None:
-            return str(self.np_random_seed)
-        parts = (np.ravel(np.array(self._stream.entropy, dtype=object)), self._stream.spawn_key)
-        return "/".join(",".join(str(number) for number in part) for part in parts if len(part))

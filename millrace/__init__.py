@@ -17,9 +17,11 @@ import env  # noqa: E402 - only after it is known to be ours
 
 if TYPE_CHECKING:
     from env.episode_record import EpisodeRecord
-    from env.market_data import MarketData, Scaler
+    from env.market_data import MarketData
+    from env.scaler import Scaler
     from env.settings import EnvSettings
     from env.trading_env import TradingEnv
+    from env.vector_env import TradingVectorEnv
     from millrace.stack import LocalStack
     from schemas.errors import MillraceError
     from trainer.callbacks import EventCallbacks, finish_run
@@ -37,6 +39,7 @@ __all__ = [
     "MillraceError",
     "Scaler",
     "TradingEnv",
+    "TradingVectorEnv",
     "__version__",
     "finish_run",
     "open_checkpoint",
@@ -53,8 +56,9 @@ _HOMES = {
     "LocalStack": "millrace.stack",
     "MarketData": "env.market_data",
     "MillraceError": "schemas.errors",
-    "Scaler": "env.market_data",
+    "Scaler": "env.scaler",
     "TradingEnv": "env.trading_env",
+    "TradingVectorEnv": "env.vector_env",
     "finish_run": "trainer.callbacks",
     "open_checkpoint": "trainer.checkpoints",
     "publish_events": "trainer.publish",

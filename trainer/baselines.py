@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 from schemas.ids import PublisherId

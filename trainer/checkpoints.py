@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from env.market_data import Scaler
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log
 from eventlog.open_log import open_log

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import register_env
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 from schemas.payloads import Split

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from env.market_data import Scaler
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log
 from schemas.ids import new_run_id

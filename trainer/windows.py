@@ -11,7 +11,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from env.market_data import FEATURE_RECIPE, MarketData, SymbolBars
+from env.bars import SymbolBars
+from env.market_data import MarketData
 from eventlog.log import Log, StoredRecord
 from schemas.bars import BarsRecord, decode_bars
 from schemas.errors import WindowError
@@ -196,22 +197,20 @@ def open_window(history: History, split: Split, cut: int, warm_up: int, scaler_v
         start, stop = (0, edge) if split == "train" else (max(0, edge - warm_up), len(bars))
         # One bar beyond the warm-up is the least on which something can be filled.
         if stop - start > warm_up:
-            parts.append(_cut(bars, start, stop))
+            parts.append(bars.cut(start, stop))
     if not parts:
         counts = ", ".join(f"{bars.symbol} {int(np.searchsorted(bars.ts_close, cut))}" for bars in history.bars)
         raise WindowError(
             f"{split} window: expected a symbol with more than {warm_up} bars (env.window + 1), got none; "
             f"bars before the cut {to_iso(cut)}: {counts}; shorten env.window or give more history"
         )
-    return Window(MarketData(parts), _describe(history, parts, split, scaler_version))
+    data = MarketData(parts)
+    return Window(data, _describe(history, parts, data.recipe.identity, split, scaler_version))
 
 
-def _cut(bars: SymbolBars, start: int, stop: int) -> SymbolBars:
-    columns = {name: getattr(bars, name)[start:stop] for name in ("ts_open", "ts_close", *_COLUMNS[1:])}
-    return SymbolBars(bars.symbol, bars.base_row + start, **columns)
-
-
-def _describe(history: History, parts: Sequence[SymbolBars], split: Split, scaler_version: str) -> WindowOpened:
+def _describe(
+    history: History, parts: Sequence[SymbolBars], recipe: str, split: Split, scaler_version: str
+) -> WindowOpened:
     symbols = [bars.symbol for bars in parts]
     first_ts = min(int(bars.ts_close[0]) for bars in parts)
     last_ts = max(int(bars.ts_close[-1]) for bars in parts)
@@ -220,7 +219,7 @@ def _describe(history: History, parts: Sequence[SymbolBars], split: Split, scale
         "symbols": symbols,
         "first_ts": first_ts,
         "last_ts": last_ts,
-        "feature_recipe": FEATURE_RECIPE,
+        "feature_recipe": recipe,
         "bar_policy": BAR_POLICY,
     }
     window_id = hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]

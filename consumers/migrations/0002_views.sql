@@ -22,6 +22,9 @@ SELECT * FROM fills_rows FINAL SETTINGS do_not_merge_across_partitions_select_fi
 CREATE VIEW IF NOT EXISTS steps AS
 SELECT * FROM steps_rows FINAL SETTINGS do_not_merge_across_partitions_select_final = 1;
 
+CREATE VIEW IF NOT EXISTS positions AS
+SELECT * FROM positions_rows FINAL SETTINGS do_not_merge_across_partitions_select_final = 1;
+
 CREATE VIEW IF NOT EXISTS events AS
 SELECT * FROM events_rows FINAL SETTINGS do_not_merge_across_partitions_select_final = 1;
 
@@ -126,19 +129,23 @@ SELECT * FROM
         worker_index, env_index, episode_no, env, policy, split, iteration, started_at,
         toNullable(ended_at) AS ended_at, toNullable(terminated) AS terminated, toNullable(truncated) AS truncated,
         toNullable(reason) AS reason, toNullable(steps) AS steps, toNullable(total_reward) AS total_reward,
-        first_policy_version, last_policy_version, action_counts, symbol, window_id, data_hash, settings_hash,
-        scaler_version, env_seed, start_row, first_ts, last_ts, initial_value, final_value, pnl, sharpe, max_drawdown,
-        win_rate, gross_pnl, fee, slippage, borrow, open_quantity, open_entry_price, open_pnl, stale_steps, trade_count,
-        fill_count
+        first_policy_version, last_policy_version, action_counts, symbol, symbols, window_id, data_hash, settings_hash,
+        scaler_version, env_seed, start_row, first_ts, last_ts, bars_per_year, initial_value, final_value, pnl,
+        gross_pnl, bad_debt, open_quantity, open_entry_price, open_pnl, stale_steps, cancelled_orders, trade_count,
+        fill_count, total_return, annual_return, volatility, sharpe, annual_sharpe, sortino, annual_sortino, calmar,
+        max_drawdown, max_drawdown_bars, var_95, cvar_95, profit_factor, expectancy, win_rate, win_rate_long,
+        win_rate_short, exposure, turnover, mean_trade_bars, median_trade_bars, action_change_rate, fee, slippage,
+        borrow, funding, interest
     FROM episodes_ended_rows FINAL
     UNION ALL
     SELECT
         run_id, episode_id, if(closed OR attempt < last_attempt OR attempt <= ended_attempt, 'abandoned', 'running'),
         attempt, publisher_id, number, wall_time, rllib_episode_id, role,
         worker_index, env_index, episode_no, env, policy, split, iteration, started_at,
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, map(), symbol, window_id, NULL, NULL, NULL, NULL, start_row,
-        NULL, NULL, initial_value, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-        NULL
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, map(), symbol, [], window_id, NULL, NULL, NULL, NULL, start_row,
+        NULL, NULL, NULL, initial_value, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM (SELECT * FROM episodes_started_rows FINAL) AS started
     LEFT JOIN (SELECT run_id, episode_id, 1 AS has_end FROM episodes_ended_rows) AS ended USING (run_id, episode_id)
     LEFT JOIN

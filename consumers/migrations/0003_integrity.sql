@@ -83,6 +83,8 @@ FROM
         SELECT run_id, publisher_id, 'fills', count() FROM fills GROUP BY run_id, publisher_id
         UNION ALL
         SELECT run_id, publisher_id, 'steps', count() FROM steps GROUP BY run_id, publisher_id
+        UNION ALL
+        SELECT run_id, publisher_id, 'positions', count() FROM positions GROUP BY run_id, publisher_id
     )
     WHERE stored_rows_ > 0
 )

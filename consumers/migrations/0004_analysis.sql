@@ -2,7 +2,8 @@
 
 -- The test split, agent beside baselines, per symbol and over all of them. Where a run was evaluated more than once,
 -- the last evaluation counts. return: profit by initial value. sharpe: per step, not annualised, mean over episodes.
--- max_drawdown: the worst episode. costs: fee + slippage + borrow (slippage is inside the prices, so inside pnl).
+-- max_drawdown: the worst episode. costs: fee + slippage + borrow + funding (slippage is inside
+-- the prices, so inside pnl).
 CREATE VIEW IF NOT EXISTS test_results AS
 SELECT
     run_id, policy, scope AS symbol, max(result.iteration) AS iteration, count() AS episodes,
@@ -10,7 +11,7 @@ SELECT
     sum(result.pnl) AS pnl, avg(result.sharpe) AS sharpe, max(result.max_drawdown) AS max_drawdown,
     avg(result.total_reward) AS mean_reward, sum(result.trade_count) AS trades, avg(result.win_rate) AS win_rate,
     sum(result.fee) AS fee, sum(result.slippage) AS slippage, sum(result.borrow) AS borrow,
-    sum(result.fee + result.slippage + result.borrow) AS costs
+    sum(result.funding) AS funding, sum(result.fee + result.slippage + result.borrow + result.funding) AS costs
 FROM
 (
     SELECT *, arrayJoin([ifNull(symbol, ''), 'all symbols']) AS scope
@@ -51,6 +52,6 @@ SELECT
     run_id, split, policy, symbol, count() AS trades, countIf(trade.net_pnl > 0) AS wins, wins / trades AS win_rate,
     countIf(side > 0) AS long_trades, countIf(side < 0) AS short_trades,
     sum(trade.gross_pnl) AS gross_pnl, sum(trade.fee) AS fee, sum(trade.slippage) AS slippage,
-    sum(trade.borrow) AS borrow,
+    sum(trade.borrow) AS borrow, sum(trade.funding) AS funding,
     sum(trade.net_pnl) AS net_pnl, min(trade.net_pnl) AS worst, max(trade.net_pnl) AS best, avg(trade.bars) AS mean_bars
 FROM trades AS trade GROUP BY run_id, split, policy, symbol;

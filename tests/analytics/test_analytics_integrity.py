@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from consumers_fixtures import EPISODE_FACTS, WALL, AdminSink, Writer, make_trades
+from consumers_fixtures import EPISODE_FACTS, WALL, AdminSink, Writer, make_positions, make_trades
 
 from analytics.integrity import IntegrityTable, check_run
 from eventlog.forwarder import drain as drain_outbox
@@ -79,6 +79,7 @@ def test_each_type_of_event_has_its_line_and_holds(writer: Writer, check: Check)
             {**{name: [] for name in payloads.Steps.COLUMNS}, "episode_id": episode_id, "symbol": "AAPL",
              "split": "train", "policy": "agent", "iteration": 1, "window_id": "w1"}
         ),
+        make_positions(episode_id, 3),
         payloads.WindowOpened(
             window_id="w1", data_hash="d", split="train", feed="f", symbols=["A"], interval="1d", cluster_id="c",
             topic="t", topic_id="i", partitions=[0], start_offsets=[0], end_offsets=[1], first_ts=1, last_ts=2, bars=2,
@@ -89,6 +90,7 @@ def test_each_type_of_event_has_its_line_and_holds(writer: Writer, check: Check)
     table = check()
     assert table.problems == []
     assert {line.event_type for line in table.lines} == set(payloads.PAYLOADS)
+    assert next(line for line in table.lines if line.event_type == "positions").stored_rows == 6
 
 
 def test_records_sent_twice_do_not_show(whole: Writer, check: Check) -> None:

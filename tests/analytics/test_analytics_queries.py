@@ -39,7 +39,7 @@ def test_results_on_the_test_split_stand_beside_the_baselines(writer: Writer, dr
     assert (total["episodes"], total["pnl"], total["trades"], total["max_drawdown"]) == (2, 800.0, 6, 0.2)
     assert total["return"] == pytest.approx(0.04)
     assert total["sharpe"] == pytest.approx(0.2)
-    assert total["costs"] == pytest.approx(2 * (8.0 + 1.5 + 2.0))
+    assert total["costs"] == pytest.approx(2 * (8.0 + 1.5 + 2.0 + 0.5))
     assert rows[0]["return"] == pytest.approx(0.1)
 
 
@@ -81,7 +81,7 @@ def test_a_reversal_is_an_exit_and_an_entry_and_a_quiet_step_is_a_hold(
     episode_id = writer.publisher.episode(0, 0)
     writer.send(
         payloads.Fills(
-            episode_id=episode_id, **shared("train", "agent", "AAPL"), trade_no=[0, 0, 1], step=[0, 2, 3],
+            episode_id=episode_id, **shared("train", "agent"), symbol=["AAPL"] * 3, trade_no=[0, 0, 1], step=[0, 2, 3],
             decided_ts=[BAR, BAR + 2 * DAY, BAR + 3 * DAY], ts=[BAR + 1, BAR + 2 * DAY + 1, BAR + 3 * DAY + 1],
             row=[1, 3, 4], quantity=[10.0, -15.0, 5.0], price=[100.0, 110.0, 105.0],
             reference_price=[100.0, 110.0, 105.0], fee=[0.0] * 3, slippage=[0.0] * 3, kind=["action"] * 3,

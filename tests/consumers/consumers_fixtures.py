@@ -156,23 +156,28 @@ def make_ended(episode_id: str, known: dict[str, Any], trades: int) -> payloads.
         fee=8.0,
         slippage=1.5,
         borrow=2.0,
+        funding=0.5,
+        interest=0.25,
+        symbols=[known["symbol"]],
+        bars_per_year=252.0,
         open_quantity=0.0,
         trade_count=trades,
         fill_count=2 * trades,
     )
 
 
-def shared(split: str, policy: str, symbol: str | None) -> dict[str, Any]:
-    return {"symbol": symbol or "AAPL", "split": split, "policy": policy, "iteration": 1, "window_id": "w1"}
+def shared(split: str, policy: str) -> dict[str, Any]:
+    return {"split": split, "policy": policy, "iteration": 1, "window_id": "w1"}
 
 
 def make_trades(
-    episode_id: str, rows: int, split: str = "train", policy: str = "agent", symbol: str | None = None
+    episode_id: str, rows: int, split: str = "train", policy: str = "agent", symbol: str = "AAPL"
 ) -> payloads.Trades:
     each = range(rows)
     return payloads.Trades(
         episode_id=episode_id,
-        **shared(split, policy, symbol),
+        **shared(split, policy),
+        symbol=[symbol] * rows,
         side=[1 if row % 2 else -1 for row in each],
         quantity=[1.5 + row for row in each],
         entry_ts=[BAR + row * DAY for row in each],
@@ -185,6 +190,7 @@ def make_trades(
         fee=[0.1] * rows,
         slippage=[0.01] * rows,
         borrow=[0.0] * rows,
+        funding=[0.0] * rows,
         net_pnl=[1.25 * row - 0.1 for row in each],
         bars=[1] * rows,
         exit_kind=["action"] * rows,
@@ -194,13 +200,14 @@ def make_trades(
 
 
 def make_fills(
-    episode_id: str, trades: int, split: str = "train", policy: str = "agent", symbol: str | None = None
+    episode_id: str, trades: int, split: str = "train", policy: str = "agent", symbol: str = "AAPL"
 ) -> payloads.Fills:
     rows = 2 * trades
     each = range(rows)
     return payloads.Fills(
         episode_id=episode_id,
-        **shared(split, policy, symbol),
+        **shared(split, policy),
+        symbol=[symbol] * rows,
         trade_no=[row // 2 for row in each],
         step=list(each),
         decided_ts=[BAR + row * DAY for row in each],
@@ -222,17 +229,35 @@ def make_steps(episode_id: str, rows: int) -> payloads.Steps:
     each = range(rows)
     return payloads.Steps(
         episode_id=episode_id,
-        **shared("train", "agent", None),
+        **shared("train", "agent"),
+        symbol="AAPL",
         ts=[BAR + row * DAY for row in each],
         row=list(each),
         value=[10_000.0 + row for row in each],
         reward=[0.001] * rows,
         price=[100.0 + row for row in each],
-        action=[row % 3 for row in each],
+        action=[float(row % 3) for row in each],
         position=[1.0] * rows,
         cash=[9_000.0] * rows,
+        exposure=[0.1] * rows,
+        borrow=[0.0] * rows,
+        funding=[0.0] * rows,
+        interest=[0.0] * rows,
         stale=[row % 2 == 0 for row in each],
         policy_version=[None] * rows,
+    )
+
+
+def make_positions(episode_id: str, steps: int, symbols: Sequence[str] = ("AAPL", "IBM")) -> payloads.Positions:
+    each = [(step, number) for step in range(steps) for number in range(len(symbols))]
+    return payloads.Positions(
+        episode_id=episode_id,
+        **shared("train", "agent"),
+        step=[step for step, _ in each],
+        symbol=[symbols[number] for _, number in each],
+        price=[100.0 + step + 0.5 * number for step, number in each],
+        position=[float(number - step) for step, number in each],
+        stale=[step == number for step, number in each],
     )
 
 

@@ -16,6 +16,7 @@ from consumers_fixtures import (
     AdminSink,
     Writer,
     make_ended,
+    make_positions,
     make_steps,
     make_trades,
 )
@@ -70,10 +71,13 @@ def everything(writer: Writer) -> dict[str, payloads.Payload]:
             payloads.ActionsTaken(episode_id=episode_id, actions=[2, 0, 1]),
             make_trades(episode_id, 3),
             payloads.Fills.model_validate(
-                {**{name: [] for name in payloads.Fills.COLUMNS}, "episode_id": episode_id, "symbol": "AAPL",
+                {**{name: [] for name in payloads.Fills.COLUMNS}, "episode_id": episode_id,
                  "split": "test", "policy": "agent", "iteration": 1, "window_id": None}
             ),
-            make_steps(episode_id, 4),
+            make_steps(episode_id, 4).model_copy(
+                update={"price": [1.5, None, None, 2.5], "action": [None, 2.0, None, 0.0], "position": [None] * 4}
+            ),
+            make_positions(episode_id, 4),
         )
     }  # fmt: skip
 
@@ -87,6 +91,7 @@ VIEW_OF = {
     "trades": "trades",
     "fills": "fills",
     "steps": "steps",
+    "positions": "positions",
 }
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from env.market_data import MarketData, SymbolBars
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
+
+sys.path.insert(0, str(Path(__file__).parent))  # for reference_simulator
 
 DAY = 86_400_000_000
 

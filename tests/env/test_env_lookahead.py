@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from env.market_data import MarketData, Scaler, SymbolBars
+from env.bars import SymbolBars
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 

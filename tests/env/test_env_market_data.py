@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from env.market_data import FEATURE_NAMES, MarketData, Scaler, SymbolBars
+from env.bars import SymbolBars
+from env.market_data import MarketData
+from env.scaler import Scaler
 from schemas.errors import InputError
 
 DAY = 86_400_000_000
@@ -26,7 +28,7 @@ def frame(rows: int = 4, **changes) -> pd.DataFrame:
 
 def test_features_are_log_changes_over_the_previous_close():
     data = MarketData.from_frame(frame())
-    assert data.features.shape == (4, len(FEATURE_NAMES))
+    assert data.features.shape == (4, 5)
     assert data.features.dtype == np.float32
     assert data.features[0].tolist() == [0.0] * 5
     expected = [np.log(102 / 100), np.log(104 / 100), np.log(101 / 100), np.log(103 / 100), np.log(20 / 10)]
@@ -160,7 +162,7 @@ def test_scaler_round_trips_and_refuses_other_numbers():
     assert again.mean.tolist() == scaler.mean.tolist()
     with pytest.raises(InputError, match="expected version"):
         Scaler.from_dict(scaler.to_dict() | {"mean": [0.1, 0.3]})
-    with pytest.raises(InputError, match="expected mean, std and version"):
+    with pytest.raises(InputError, match="expected mean, std, recipe and version"):
         Scaler.from_dict({"mean": [0.1]})
     with pytest.raises(InputError, match="expected finite mean"):
         Scaler.of([float("nan")], [1.0])

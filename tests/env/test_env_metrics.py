@@ -5,23 +5,23 @@ import math
 import numpy as np
 import pytest
 
-from env.metrics import max_drawdown, sharpe
+from env.metrics import drawdown, sharpe
 
 
-def test_max_drawdown_is_the_largest_fall_from_a_peak():
-    assert max_drawdown(np.array([100.0, 120.0, 90.0, 130.0, 104.0])) == 0.25
+def test_max_drawdown_is_the_largest_fall_from_a_peak_and_how_long_it_lasted():
+    assert drawdown(np.array([100.0, 120.0, 90.0, 130.0, 104.0])) == (0.25, 2)
+    assert drawdown(np.array([100.0, 120.0, 120.0, 90.0, 100.0, 119.0])) == (0.25, 3)
 
 
 def test_max_drawdown_of_a_rising_or_single_value_is_zero():
-    assert max_drawdown(np.array([1.0, 2.0, 3.0])) == 0.0
-    assert max_drawdown(np.array([5.0])) == 0.0
+    assert drawdown(np.array([1.0, 2.0, 3.0])) == (0.0, 0)
+    assert drawdown(np.array([5.0])) == (0.0, 0)
 
 
 def test_sharpe_uses_the_sample_deviation():
     returns = np.array([0.01, -0.01, 0.02, 0.0])
     assert sharpe(returns) == pytest.approx(0.387298, abs=5e-7)
-    assert sharpe(returns, 252) == pytest.approx(6.148170, abs=5e-7)
-    assert sharpe(returns, 252) == pytest.approx(0.005 / math.sqrt(0.0005 / 3) * math.sqrt(252))
+    assert sharpe(returns) == pytest.approx(0.005 / math.sqrt(0.0005 / 3))
 
 
 @pytest.mark.parametrize("returns", [[], [0.01], [0.0, 0.0, 0.0], [0.01, 0.01 + 1e-16, 0.01]])

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from env.market_data import MarketData, SymbolBars
+from env.bars import SymbolBars
+from env.market_data import MarketData
 from env.market_model import MarketModel
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv

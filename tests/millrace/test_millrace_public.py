@@ -29,6 +29,7 @@ def test_the_public_names_are_exactly_these_and_all_resolve() -> None:
         "MillraceError",
         "Scaler",
         "TradingEnv",
+        "TradingVectorEnv",
         "__version__",
         "finish_run",
         "open_checkpoint",

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import ray
 
-from env.market_data import MarketData, SymbolBars
+from env.bars import SymbolBars
+from env.market_data import MarketData
 from env.settings import EnvSettings
 from eventlog.forwarder import drain, stop_forwarder
 from eventlog.log import Record

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from schemas.ids import PublisherId, Role, new_run_id
 from trainer.baselines import policies, run_baselines

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from ray.rllib.env.env_context import EnvContext
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from trainer.environments import LineageTradingEnv, create_env, stream
 from trainer.settings import EnvConfig

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 from eventlog.open_log import open_log

@@ -1,0 +1,236 @@
+"""The market model as a Gymnasium vector environment: B accounts, one array each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from env.episode_record import EpisodeRecord
+from env.market_data import MarketData
+from env.market_model import OBSERVATION_LIMIT, MarketModel
+from env.scaler import Scaler
+from env.seeding import Stream
+from env.settings import EnvSettings
+from env.spaces import action_space, observation_space
+from schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Observations = NDArray[np.float32]
+Infos = dict[str, Any]
+
+
+class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
+    """B ``TradingEnv`` in one: the same spaces, rules and numbers, bit by bit, with one numpy call for all of them.
+
+    The series is held once. Every environment draws its own symbol and start row, or is given them.
+
+    ## Spaces
+    ``single_action_space`` and ``single_observation_space`` are those of ``TradingEnv``; ``action_space`` and
+    ``observation_space`` are B of them, as gymnasium batches spaces. ``step`` takes actions (B,) or (B, dimensions)
+    and returns observations float32 (B, size), rewards float64 (B,), terminations and truncations bool (B,).
+
+    ## Autoreset
+    gymnasium's NEXT_STEP: the step after an episode's end begins a new one there. It ignores that environment's action
+    and returns the first observation, reward 0 and neither flag. Until then ``episode_record(index)`` tells the ended
+    episode.
+
+    ## Seeds
+    ``reset(seed=n)`` gives environment i the seed n + i, as gymnasium does; a list gives each its own, and None goes on
+    with its stream. Two batches seeded with near numbers share most of their streams: where several run side by side
+    give each environment its own of ``streams``, for example ``SeedSequence([seed, global index])``. The same global
+    index then has the same episodes, however the environments are spread. Seeds passed to ``reset`` are ignored.
+
+    ## Infos
+    Empty but for ``symbol`` and ``start_row`` of the environments that begin an episode and ``reason`` and ``value``
+    of those that end one, as arrays (B,), each with its mask ``_symbol``, … .
+
+    ## Arguments
+    Args:
+        data: Bars, or a pandas DataFrame of bars of one symbol (see ``MarketData.from_frame``).
+        settings: ``EnvSettings``, a mapping of its fields, or None for the defaults.
+        num_envs: B.
+        scaler: Standardises the features; fitted on training data (``Scaler.fit``). None leaves them as they are.
+        streams: One source of random starts for each environment; None: they are seeded by ``reset``.
+        symbol: Trade this symbol in every episode; None draws one of them per episode.
+        render_mode: None, "ansi" or "rgb_array": as of ``TradingEnv``, one of each environment.
+
+    ``reset`` takes the options ``symbol`` and ``start_row`` (absolute), one for all or a sequence (B,) of one each, and
+    ``reset_mask``, bool (B,): the environments that begin anew, while the others go on.
+
+    Raises:
+        InputError: Bad bars, symbol, seeds or options. SettingsError: bad settings. ActionError: an action out of the
+        space; it names the environment's index and the value, and no environment has taken the step.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - gymnasium declares it so
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        data: MarketData | DataFrame,
+        settings: EnvSettings | Mapping[str, Any] | None = None,
+        *,
+        num_envs: int,
+        scaler: Scaler | None = None,
+        streams: Sequence[np.random.SeedSequence] | None = None,
+        symbol: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise InputError(f"num_envs: expected 1 or more, got {num_envs}; ask for one at least")
+        if streams is not None and len(streams) != num_envs:
+            raise InputError(f"streams: expected {num_envs}, one for each environment, got {len(streams)}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise InputError(f"render_mode: expected None or 'ansi', got {render_mode!r}; choose one of these")
+        bars = data if isinstance(data, MarketData) else MarketData.from_frame(data)
+        if not isinstance(settings, EnvSettings):
+            settings = EnvSettings.from_mapping(settings or {})
+        if symbol is not None:
+            bars.number(symbol)  # raises for an unknown one
+        self.num_envs = num_envs
+        self.settings = settings
+        self.symbol = symbol
+        self.render_mode = render_mode
+        self._streams = [Stream(source) for source in (streams if streams is not None else [None] * num_envs)]
+        self._model = MarketModel(bars, settings, scaler, num_envs, [stream.rng for stream in self._streams])
+        self._env_seeds: list[str | None] = [None] * num_envs
+        self._reward_scale = settings.reward_scale
+        symbols = len(bars.symbols) if settings.portfolio else 1
+        self.single_action_space = action_space(settings, symbols)
+        self.single_observation_space = observation_space(self._model.observation_size, OBSERVATION_LIMIT)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        # Environments whose episode ended, which the next step resets; and whether a step that failed has done so.
+        self._ended: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._begun = False
+
+    # -- episodes ---------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, Infos]:
+        """Begin a new episode in every environment, or in those of ``reset_mask``; see the class."""
+        chosen = dict(options or {})
+        seeds = self._one_each("seed", [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed)
+        mask = self._mask(chosen.pop("reset_mask", None))
+        symbols = self._one_each("symbol", chosen.pop("symbol", self.symbol))
+        start_rows = self._one_each("start_row", chosen.pop("start_row", None))
+        if chosen:
+            raise InputError(
+                f"reset options: expected symbol, start_row or reset_mask, got {sorted(chosen)}; correct the name"
+            )
+        indices = np.flatnonzero(mask)
+        for index in indices.tolist():
+            self._streams[index].begin(seeds[index])
+            self._begin(index, symbols[index], start_rows[index])
+        self._ended = self._ended[~mask[self._ended]]
+        return self._observations(), self._beginnings(indices)
+
+    def _begin(self, index: int, symbol: str | None, start_row: int | None) -> None:
+        stream = self._streams[index]
+        self._env_seeds[index] = stream.draw()
+        self._model.rngs[index] = stream.rng
+        self._model.reset([index], symbol, start_row)
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
+        """Take one step in every environment whose episode is running, and begin one in the others."""
+        ended = self._ended
+        if ended.size:
+            return self._step_and_reset(actions, ended)
+        rewards, terminated, truncated = self._model.step(actions)
+        infos: Infos = {}
+        if self._model.ended.any():
+            infos = self._endings()
+        return self._observations(), rewards * self._reward_scale, terminated, truncated, infos
+
+    def _step_and_reset(
+        self, actions: Any, reset: NDArray[np.int64]
+    ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
+        """Step, and reset where an episode has ended: those step too, from their new start, and are put back to it."""
+        if not self._begun:
+            for index in reset.tolist():
+                self._begin(index, self.symbol, None)
+            self._begun = True
+        ignored = np.array(actions)
+        if ignored.shape[:1] == (self.num_envs,):  # else the model says what is wrong
+            ignored[reset] = 0
+        rewards, terminated, truncated = self._model.step(ignored)
+        self._model.rewind(reset)
+        self._begun = False
+        self._ended = reset[:0]
+        for column in (rewards, terminated, truncated):
+            column[reset] = 0
+        infos = self._beginnings(reset)
+        if self._model.ended.any():
+            infos |= self._endings()
+        return self._observations(), rewards * self._reward_scale, terminated, truncated, infos
+
+    def episode_record(self, index: int) -> EpisodeRecord:
+        """Tell the current episode of environment ``index``, or after its end the last one, until its reset.
+
+        Raises:
+            InputError: Before the first reset.
+        """
+        return self._model.episode_record(index, self._env_seeds[index])
+
+    # -- what goes out ----------------------------------------------------------------------------------------------
+
+    def _observations(self) -> Observations:
+        # A new array each time, written once: who keeps it keeps it, and nothing is copied.
+        out = np.empty((self.num_envs, self._model.observation_size), dtype=np.float32)
+        self._model.observations(out)
+        return out
+
+    def _beginnings(self, indices: NDArray[np.int64]) -> Infos:
+        infos: Infos = {}
+        for index in indices.tolist():
+            symbol, start_row = self._model.beginning(index)
+            infos = self._add_info(infos, {"symbol": symbol, "start_row": start_row}, index)
+        return infos
+
+    def _endings(self) -> Infos:
+        self._ended = np.flatnonzero(self._model.ended)
+        infos: Infos = {}
+        for index in self._ended.tolist():
+            info = {"reason": self._model.reason(index), "value": float(self._model.equity[index])}
+            infos = self._add_info(infos, info, index)
+        return infos
+
+    # -- what came in -----------------------------------------------------------------------------------------------
+
+    def _one_each(self, name: str, given: Any) -> list[Any]:
+        """One value for all, or a sequence of one for each environment, as a list (B,)."""
+        if given is None or isinstance(given, (str, int, np.integer)):
+            return [given] * self.num_envs
+        values = list(given) if isinstance(given, Iterable) else [given]
+        if len(values) != self.num_envs:
+            raise InputError(f"{name}: expected one, or {self.num_envs} of them, got {len(values)}; give each its own")
+        return values
+
+    def _mask(self, given: Any) -> NDArray[np.bool_]:
+        if given is None:
+            return np.ones(self.num_envs, dtype=bool)
+        mask = np.asarray(given)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise InputError(
+                f"reset_mask: expected a bool array ({self.num_envs},) with a True in it, got {given!r}; mark the"
+                " environments to reset"
+            )
+        return mask
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generators of the environments, as gymnasium's ``SyncVectorEnv`` has them."""
+        return tuple(stream.rng for stream in self._streams)

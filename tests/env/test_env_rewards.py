@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import math
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from env.rewards import REWARDS, RewardInput, reward_function
+from env.settings import EnvSettings
+from schemas.errors import InputError, SettingsError
+
+CURVE = [10_000.0, 10_200.0, 9_900.0, 10_500.0, 10_500.0, 8_000.0, 8_400.0]
+
+
+def settings_of(reward: str, **values: object) -> EnvSettings:
+    return EnvSettings.model_validate({"reward": reward} | values)
+
+
+def step_of(before: float, after: float, peak: float, number: int = 0) -> RewardInput:
+    return RewardInput(before, after, peak, cash=after, position=0.0, price=100.0, row=number, step=number)
+
+
+def along(reward: str, curve: list[float] = CURVE, **values: object) -> list[float]:
+    function = reward_function(settings_of(reward, **values))
+    peaks = np.maximum.accumulate(curve).tolist()
+    return [function(step_of(curve[n], curve[n + 1], peaks[n], n)) for n in range(len(curve) - 1)]
+
+
+def test_log_return_adds_up_to_the_log_of_the_growth():
+    assert along("log_return")[0] == pytest.approx(math.log(1.02))
+    assert sum(along("log_return")) == pytest.approx(math.log(0.84))
+
+
+def test_return_and_pnl_are_the_change_as_a_fraction_and_in_money():
+    assert along("return")[1] == pytest.approx(-300 / 10_200)
+    assert along("pnl") == [200.0, -300.0, 600.0, 0.0, -2_500.0, 400.0]
+
+
+def test_drawdown_takes_its_penalty_from_what_a_step_adds_alone():
+    logs, rewards = along("log_return"), along("drawdown", drawdown_penalty=2.0)
+    assert rewards[0] == logs[0]  # a new peak
+    assert rewards[1] == pytest.approx(logs[1] - 2.0 * (300 / 10_200))
+    assert rewards[2] == logs[2]  # from a drawdown to a new peak: no penalty, no bonus
+    assert rewards[4] == pytest.approx(logs[4] - 2.0 * (2_500 / 10_500))
+    assert rewards[5] == logs[5]
+
+
+def test_differential_sharpe_is_the_derivative_of_the_moving_sharpe_ratio_in_its_rate():
+    """Moody and Saffell define it so: d S(η) / d η at η = 0, with S of the averages A + η ΔA and B + η ΔB."""
+    eta = 0.1
+    rewards = along("differential_sharpe", reward_decay=eta)
+    a = b = 0.0
+    for n, reward in enumerate(rewards):
+        r = CURVE[n + 1] / CURVE[n] - 1
+        if b - a * a > 1e-12:
+
+            def sharpe(rate: float, a: float = a, b: float = b, r: float = r) -> float:
+                mean, square = a + rate * (r - a), b + rate * (r * r - b)
+                return mean / math.sqrt(square - mean * mean)
+
+            assert reward == pytest.approx((sharpe(1e-6) - sharpe(-1e-6)) / 2e-6, rel=1e-4, abs=1e-6)
+        else:
+            assert reward == 0.0
+        a, b = a + eta * (r - a), b + eta * (r * r - b)
+    assert sum(reward != 0.0 for reward in rewards) == len(rewards) - 1
+
+
+def test_differential_sharpe_begins_each_episode_anew():
+    function = reward_function(settings_of("differential_sharpe"), 2)
+
+    def step(equity: list[float]) -> list[float]:
+        before = np.full(2, 100.0)
+        zeros = np.zeros(2, dtype=np.int64)
+        given = RewardInput(before, np.array(equity), before, before, np.zeros(2), before, zeros, zeros)
+        return list(function(given))
+
+    step([101.0, 101.0])
+    function.begin(1)
+    again = step([99.0, 99.0])
+    assert again[0] != 0.0
+    assert again[1] == 0.0
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_a_batch_gives_bit_by_bit_what_one_environment_gives(reward):
+    rng = np.random.default_rng(1)
+    curves = 10_000.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, (50, 17)), axis=0))
+    peaks = np.maximum.accumulate(curves, axis=0)
+    function = reward_function(settings_of(reward), 17)
+    rows = np.arange(17)
+    batch = [
+        function(RewardInput(*curves[n : n + 2], peaks[n], curves[n], curves[n], curves[n], rows, rows))
+        for n in range(49)
+    ]
+    for index in range(17):
+        alone = along(reward, curves[:, index].tolist())
+        assert [row[index] for row in batch] == alone
+        assert all(type(value) is float for value in alone)
+
+
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [
+        ("log_return", math.log(1e-6)),
+        ("return", -1.0),
+        ("pnl", -10_500.0),
+        ("drawdown", math.log(1e-6) - (0.5 - 5e-7)),
+    ],
+)
+def test_ruin_is_paid_a_finite_negative_number(reward, expected):
+    function = reward_function(settings_of(reward))
+    assert function(step_of(10_000.0, -500.0, peak=20_000.0)) == pytest.approx(expected)
+
+
+def test_ruin_is_finite_for_differential_sharpe_too():
+    rewards = along("differential_sharpe", [100.0, 101.0, 100.5, -5.0])
+    assert rewards[-1] < 0.0
+    assert math.isfinite(rewards[-1])
+
+
+# -- a function of the user's -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("user_rewards_of_a_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def test_function_of_the_user_gets_arrays_and_gives_one_reward_each(user_module):
+    seen: list[RewardInput] = []
+
+    def half(given: RewardInput) -> np.ndarray:
+        seen.append(given)
+        return (given.equity - given.equity_before) / 2
+
+    user_module.half = half
+    name = f"{user_module.__name__}:half"
+    assert reward_function(settings_of(name))(step_of(10.0, 12.0, 10.0, 3)) == 1.0
+    assert all(value.shape == (1,) for value in seen[0])
+    assert seen[0].row.dtype == np.int64
+    two = RewardInput(*(np.full(2, number) for number in (10.0, 14.0, 10.0, 1.0, 0.0, 1.0, 3, 3)))
+    assert reward_function(settings_of(name), 2)(two).tolist() == [2.0, 2.0]
+
+
+def test_function_of_the_user_that_gives_nan_or_another_shape_is_told_by_name(user_module):
+    user_module.bad = lambda given: np.log(given.equity - 12.0)
+    user_module.one = lambda _: 1.0
+    with np.errstate(divide="ignore"), pytest.raises(InputError, match=r":bad', environment 0: .*finite.* got -inf"):
+        reward_function(settings_of(f"{user_module.__name__}:bad"))(step_of(10.0, 12.0, 10.0))
+    with pytest.raises(InputError, match=r":one': expected an array \(1,\), one reward per environment, got"):
+        reward_function(settings_of(f"{user_module.__name__}:one"))(step_of(10.0, 12.0, 10.0))
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        ("log_retrun", "setting 'reward': unknown reward 'log_retrun'; did you mean 'log_return'?"),
+        ("xyz", "unknown reward 'xyz'; choose log_return, return, .* or 'package.module:function'"),
+        ("no_such_module:f", "setting 'reward': expected a module on the Python path in 'no_such_module:f'"),
+        ("math:no_such", "setting 'reward': expected a function 'no_such' in module 'math', got None"),
+    ],
+)
+def test_unknown_reward_is_one_clear_line(reward, words):
+    with pytest.raises(SettingsError, match=words):
+        reward_function(settings_of(reward))
