@@ -1,0 +1,112 @@
+"""Rollouts of a made-up market, of which the truth of every transition is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.rollout import Finals, FullObservations, IndexedObservations, Observations, Rollout
+
+SYMBOLS = ("AAA", "BBB")
+
+
+@dataclass
+class Step:
+    """One step of an episode: what was seen, and whether it ended the episode."""
+
+    row: int
+    symbol: int
+    account: float
+    reward: float
+    terminated: bool
+    truncated: bool
+    episode: int
+
+
+@dataclass
+class FakeRunner:
+    """B environments that walk along rows; an observation is (row, symbol, account), an account is a unique number.
+
+    ``truth`` holds each step by its account, and ``after`` the account that a step led to.
+    """
+
+    envs: int
+    seed: int = 0
+    source: str = "runner"
+    ends: float = 0.15
+    full: bool = False
+    actions: int = 3
+    continuous: bool = False
+    first_row: int = 100
+    size: int = 1
+    truth: dict[float, Step] = field(default_factory=dict)
+    after: dict[float, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+        self.steps = 0
+        self.episodes = 0
+        self.accounts = self.seed * 100_000.0
+        self.now = [self._begin() for _ in range(self.envs)]
+
+    def _begin(self) -> list[Any]:
+        self.episodes += 1
+        return [self.first_row + int(self.rng.integers(50)), int(self.rng.integers(2)), self._account(), self.episodes]
+
+    def _account(self) -> float:
+        self.accounts += 1
+        return self.accounts
+
+    def sample(self, count: int) -> Rollout:
+        """The next ``count`` steps."""
+        shape = (count, self.envs)
+        seen = np.zeros((count + 1, self.envs, 3))
+        rewards = self.rng.normal(size=shape).astype(np.float32)
+        terminateds, truncateds = np.zeros(shape, bool), np.zeros(shape, bool)
+        finals: list[tuple[int, int, list[Any]]] = []
+        for t in range(count):
+            seen[t] = [state[:3] for state in self.now]
+            for b, state in enumerate(self.now):
+                row, symbol, account, episode = state
+                ended = self.rng.random() < self.ends
+                terminateds[t, b] = ended and self.rng.random() < 0.5
+                truncateds[t, b] = ended and not terminateds[t, b]
+                following = [row + 1, symbol, self._account(), episode]
+                self.truth[account] = Step(
+                    row, symbol, account, float(rewards[t, b]), terminateds[t, b], truncateds[t, b], episode
+                )
+                self.after[account] = following[2]
+                if ended:
+                    finals.append((t, b, following))
+                self.now[b] = self._begin() if ended else following
+        seen[count] = [state[:3] for state in self.now]
+        last = np.array([state[:3] for _, _, state in finals]).reshape(-1, 3)
+        places = np.array([(t, b) for t, b, _ in finals], dtype=np.int64).reshape(-1, 2)
+        rollout = Rollout(
+            source=self.source,
+            first_step=self.steps,
+            observations=self._observations(seen),
+            actions=self._actions(shape),
+            rewards=rewards,
+            terminateds=terminateds,
+            truncateds=truncateds,
+            finals=Finals(places[:, 0], places[:, 1], self._observations(last)),
+        )
+        self.steps += count
+        return rollout
+
+    def _actions(self, shape: tuple[int, int]) -> NDArray[Any]:
+        if self.continuous:
+            return self.rng.uniform(-1, 1, (*shape, self.actions)).astype(np.float32)
+        return self.rng.integers(0, self.actions, shape)
+
+    def _observations(self, seen: NDArray[np.float64]) -> Observations:
+        if self.full:
+            # A bounded function of the account, so that networks may learn from it.
+            phases = seen[..., 2:] * np.arange(1, self.size + 1)
+            return FullObservations(np.sin(phases).astype(np.float32) if self.size > 1 else seen.astype(np.float32))
+        rows, symbols = seen[..., 0].astype(np.int64), seen[..., 1].astype(np.int16)
+        return IndexedObservations("w1", SYMBOLS, rows, symbols, seen[..., 2:].astype(np.float32))
