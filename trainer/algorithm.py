@@ -17,10 +17,12 @@ from ray.rllib import algorithms
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from env.settings import EnvSettings
 from schemas.errors import SettingsError
-from trainer.algorithm_defaults import RLLIB_NAMES, default_tables
+from trainer.algorithm_defaults import RLLIB_NAMES, default_tables, with_model_defaults
 from trainer.callbacks import EventCallbacks, add_callbacks
 from trainer.environments import ENV_ID, register
+from trainer.models import as_module_spec, check_model, use_model
 from trainer.settings import AlgorithmSettings, EnvConfig, EventSettings
 
 _METHODS = (
@@ -75,9 +77,10 @@ def new_config(settings: AlgorithmSettings) -> AlgorithmConfig:
         )
     _refuse_ours(settings.tables)
     config: AlgorithmConfig = getattr(algorithms, f"{RLLIB_NAMES.get(settings.name, settings.name)}Config")()
-    for tables in (*default_tables(settings.name), settings.tables):
+    for tables in (*default_tables(settings.name), with_model_defaults(settings.tables)):
         for method, arguments in tables.items():
             _apply(config, settings.name, method, arguments)
+    check_model(config, settings.tables.get("rl_module", {}).get("model_config", {}))
     return config
 
 
@@ -98,6 +101,7 @@ def build_config(
     register()
     config.environment(ENV_ID, env_config=train.model_dump(mode="json"))
     config.debugging(seed=train.seed)
+    use_model(config, settings.name, EnvSettings.from_mapping(train.settings))
     add_callbacks(config, partial(EventCallbacks, events), partial(SeedReplayBuffer, train.seed))
     config.evaluation(
         evaluation_duration=test_episodes,
@@ -140,7 +144,7 @@ def _apply(config: AlgorithmConfig, algorithm: str, method: str, arguments: Any)
             raise SettingsError(
                 f"algorithm.{method}.{name}: {algorithm}Config.{method}() has no such argument{_near(name, allowed)}"
             )
-    values = {name: _resolve(f"algorithm.{method}.{name}", value) for name, value in arguments.items()}
+    values = {name: as_module_spec(_resolve(f"algorithm.{method}.{name}", value)) for name, value in arguments.items()}
     try:
         getattr(config, method)(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -6,6 +6,7 @@ Each table is what a user would write below ``[algorithm]``; the user's own tabl
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 Tables = dict[str, dict[str, Any]]
@@ -17,9 +18,12 @@ NEVER_BY_ITSELF = 2**31 - 1
 RLLIB_NAMES = {"A2C": "PPO"}
 """Names of ours to the RLlib algorithm that runs under them. RLlib has dropped A2C: it is PPO with other settings."""
 
+# RLlib's 256 tanh units a layer, and 256 in an LSTM, are many for a window of noise.
+_MODEL: dict[str, Any] = {"fcnet_hiddens": [64, 64], "fcnet_activation": "relu", "lstm_cell_size": 64}
+
 _COMMON: Tables = {
     "env_runners": {"num_env_runners": 2, "num_envs_per_env_runner": 8},
-    "rl_module": {"model_config": {"fcnet_hiddens": [64, 64], "fcnet_activation": "relu"}},
+    "rl_module": {"model_config": _MODEL},
     # RLlib waits 60 s before it restarts a runner.
     "fault_tolerance": {"restart_failed_env_runners": True, "delay_between_env_runner_restarts_s": 1.0},
     "debugging": {"log_level": "ERROR"},
@@ -90,3 +94,11 @@ _DEFAULTS: dict[str, Tables] = {"A2C": _A2C, "DQN": _DQN, "PPO": _PPO}
 def default_tables(name: str) -> tuple[Tables, ...]:
     """The tables to apply for an algorithm before the user's, in this order."""
     return _COMMON, _DEFAULTS.get(name, {})
+
+
+def with_model_defaults(tables: dict[str, Any]) -> dict[str, Any]:
+    """The user's tables, with what their ``model_config`` leaves out: it would replace ours as a whole."""
+    module = tables.get("rl_module")
+    if not (isinstance(module, Mapping) and isinstance(module.get("model_config"), Mapping)):
+        return tables
+    return {**tables, "rl_module": {**module, "model_config": {**_MODEL, **module["model_config"]}}}
