@@ -185,7 +185,7 @@ class MarketModel:
                     f" (window of {self.settings.window} bars before, one bar after), got {wanted!r}"
                 )
             return int(wanted) - base
-        if self.settings.starts == "start":
+        if self.settings.starts == "whole":
             return first
         # Leave room for a whole episode where the data has it.
         last = max(first, last + 1 - (self.settings.episode_length or 1))

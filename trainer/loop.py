@@ -247,7 +247,7 @@ def _config(job: Job, prepared: _Prepared) -> Any:
 
 def _test_settings(settings: EnvSettings) -> EnvSettings:
     """Over the test, an episode is one symbol's whole window."""
-    return settings.model_copy(update={"starts": "start", "episode_length": None})
+    return settings.model_copy(update={"starts": "whole", "episode_length": None})
 
 
 def _iterate(

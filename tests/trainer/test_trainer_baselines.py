@@ -14,7 +14,7 @@ from schemas.ids import PublisherId, Role, new_run_id
 from trainer.baselines import policies, run_baselines
 from trainer.environments import Lineage
 
-SETTINGS = EnvSettings(window=4, starts="start", episode_length=None, fee=0.001, slippage=0.0005)
+SETTINGS = EnvSettings(window=4, starts="whole", episode_length=None, fee=0.001, slippage=0.0005)
 LINEAGE = Lineage(split="test", window_id="w", data_hash="d", settings_hash="s", scaler_version="v")
 PUBLISHER = PublisherId(new_run_id(), 1, Role.DRIVER, 0, 0, "node")
 

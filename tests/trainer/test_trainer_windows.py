@@ -116,7 +116,7 @@ def test_rows_of_the_test_window_are_absolute(bench: Any) -> None:
 
 def test_the_first_bar_traded_in_the_test_is_the_first_after_the_cut(bench: Any) -> None:
     bench.send_walks("AAA")
-    settings = EnvSettings(window=WARM_UP - 1, starts="start", episode_length=None)
+    settings = EnvSettings(window=WARM_UP - 1, starts="whole", episode_length=None)
     assert warm_up(settings) == WARM_UP
     test = windows_of(bench)[1]
     env = TradingEnv(test.data, settings)
