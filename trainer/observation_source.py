@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
 from env.market_model import OBSERVATION_LIMIT
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from schemas.errors import WindowError
 from trainer.rollout import IndexedObservations
@@ -55,8 +56,8 @@ class ObservationSource:
         self._windows = torch.as_strided(flat, (max(rows - window + 1, 0), self.market_size), (columns, 1))
         # An absolute row + this is the first bar of its observation, as a row of the above.
         self._shift = data.offsets[:-1] - data.base_rows - (window - 1)
-        # A window of bars may not begin before these absolute rows, nor end after those.
-        self._first = data.base_rows + data.first_valid + window
+        # Absolute rows of the first and last observations: features before the first want bars that are not here.
+        self._first = data.base_rows + data.first_valid + data.lookback + window - 1
         self._last = data.base_rows + np.diff(data.offsets) - 1
         self._shift_tensor = torch.from_numpy(self._shift).to(self.device)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
 TESTED_RAY = "2.60.0"
 
 
@@ -11,3 +14,133 @@ def runner_callbacks(env_runner: Any) -> list[Any]:
     """The callback objects of an env runner: RLlib has no public way from a runner to them."""
     callbacks: list[Any] = env_runner._callbacks
     return callbacks
+
+
+def connector_settings(config: Any) -> dict[str, Any]:
+    """The connectors that a config adds to RLlib's own, by the name of the setting; None where there are none."""
+    return {
+        "env_to_module_connector": config._env_to_module_connector,
+        "module_to_env_connector": config._module_to_env_connector,
+        "learner_connector": config._learner_connector,
+    }
+
+
+class VectorContext(EnvContext):
+    """An ``env_config`` that still knows its worker when RLlib asks the creator for a vector environment.
+
+    RLlib calls it with ``context | {"num_envs": B}``, which of an ``EnvContext`` leaves a plain dict.
+    """
+
+    def __init__(
+        self, env_config: Any, worker_index: int, num_workers: int | None, num_envs: int | None = None
+    ) -> None:
+        super().__init__(env_config, worker_index=worker_index, num_workers=num_workers)
+        self.num_envs = num_envs
+        """B of the vector environment asked for; None asks for a single one."""
+
+    def __or__(self, other: Any) -> VectorContext:
+        num_envs = dict(other).get("num_envs", self.num_envs)
+        return VectorContext({**self, **other}, self.worker_index, self.num_workers, num_envs)
+
+
+class EnvRunnerBase(SingleAgentEnvRunner):
+    """RLlib's runner with the parts that a runner of ours needs, under public names.
+
+    ``sample()`` stays RLlib's: it pulls states, finds out how much to sample, and calls ``on_sample_end``. What it
+    calls to do the work is ``collect``.
+    """
+
+    def collect(
+        self,
+        *,
+        num_timesteps: int | None,
+        num_episodes: int | None,
+        explore: bool,
+        random_actions: bool,
+        force_reset: bool,
+    ) -> list[Any]:
+        """Sample at least ``num_timesteps`` steps or ``num_episodes`` episodes; exactly one of them is given."""
+        raise NotImplementedError
+
+    def _sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[Any]:
+        return self.collect(
+            num_timesteps=num_timesteps,
+            num_episodes=num_episodes,
+            explore=explore,
+            random_actions=random_actions,
+            force_reset=force_reset,
+        )
+
+    @property
+    def callback_objects(self) -> list[Any]:
+        """This process's callbacks."""
+        callbacks: list[Any] = self._callbacks
+        return callbacks
+
+    @property
+    def device(self) -> Any:
+        """Where the module is."""
+        return self._device
+
+    @property
+    def runner_seed(self) -> int | None:
+        """RLlib's seed of this runner: the config's + worker index (+ 1e6 in evaluation)."""
+        seed: int | None = self._seed
+        return seed
+
+    @property
+    def weights_seq_no(self) -> int:
+        """Version of the module's weights."""
+        return int(self._weights_seq_no)
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether the next ``sample()`` begins with a reset: at first, and after ``make_env()``."""
+        return bool(self._needs_initial_reset)
+
+    @needs_reset.setter
+    def needs_reset(self, value: bool) -> None:
+        self._needs_initial_reset = value
+
+    def reset_envs(self, seed: int | None) -> tuple[Any, Any]:
+        """Reset all environments; where that fails, make them again and try again, as the config allows."""
+        observations, infos = self._try_env_reset(seed=seed, options=None)
+        return observations, infos
+
+    def count_samples(self, steps: int, episodes: int) -> None:
+        """Add to RLlib's counters, lifetime ones included, and to its Prometheus counter."""
+        if steps:
+            self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
+        self._increase_sampled_metrics(steps, episodes)
+
+    def log_episode(self, length: int, episode_return: float, seconds: float) -> None:
+        """Log an ended episode's metrics."""
+        self._log_episode_metrics(length, episode_return, seconds)
+
+
+# -- learners -----------------------------------------------------------------------------------------------------------
+
+
+def next_weights_version(learner: Any) -> int:
+    """Count one more update of a learner: the policy version that env runners get with the weights."""
+    learner._weights_seq_no += 1
+    return int(learner._weights_seq_no)
+
+
+def has_plain_steps(config: Any) -> bool:
+    """Whether a gradient step is: clip by the global norm, or not at all, then the optimizer's own step."""
+    plain_clip = config.grad_clip is None or config.grad_clip_by == "global_norm"
+    return bool(plain_clip and config._torch_grad_scaler_class is None and config._torch_lr_scheduler_classes is None)
+
+
+def forget_sac_losses(learner: Any) -> None:
+    """Drop the losses that SAC's loss function keeps for ``compute_gradients``."""
+    learner._temp_losses.clear()
