@@ -61,7 +61,7 @@ class BatchedEnvRunner(EnvRunnerBase):
         super().make_env()
         base = self.env.unwrapped
         self._mode = base.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        # RLlib's wrapper makes a list of B dicts a step; what our own environment tells is in its records.
+        # RLlib's wrapper makes B dicts a step; our own environment's infos are empty but where episodes begin and end.
         self._vector: Any = base if hasattr(base, "indexed") else self.env
         self._shares_rows = bool(getattr(base, "shares_rows", False))
         self._log = EpisodeLog(self.num_envs)
@@ -161,7 +161,7 @@ class BatchedEnvRunner(EnvRunnerBase):
                         return None
                     observations, infos = results
                 self._start(envs, observations, infos)
-        self._observations, self._infos = observations, self._listed(infos)
+        self._observations, self._infos = observations, infos if isinstance(infos, list) else None
         recorder.follow(observations, self._infos)
         return self.num_envs if valid is None else int(np.count_nonzero(valid))
 
@@ -188,7 +188,7 @@ class BatchedEnvRunner(EnvRunnerBase):
             self._create(env)
         observations, infos = self.reset_envs(self.runner_seed if self.needs_reset else None)
         self._resetting[:] = False
-        self._observations, self._infos = observations, self._listed(infos)
+        self._observations, self._infos = observations, infos if isinstance(infos, list) else None
         self._start(np.arange(self.num_envs), observations, infos)
         self.needs_reset = False
 
@@ -210,18 +210,18 @@ class BatchedEnvRunner(EnvRunnerBase):
         self._log.begin(envs, self._row)
         if self._actor is not None:
             self._actor.begin(envs)
-        listed = self._listed(infos)
         for env in envs.tolist():
             episode = self._young.pop(env)
             if isinstance(episode, SingleAgentEpisode):
-                episode.add_env_reset(observations[env], listed[env] if listed else {})
+                episode.add_env_reset(observations[env], _info(infos, env))
                 self._custom_data[env] = episode.custom_data
+            else:
+                episode.infos = _info(infos, env)
             self._call("on_episode_start", env, episode)
 
     def _end(self, recorder: Recorder, envs: NDArray[np.int64], observations: NDArray[Any], infos: Any) -> None:
         """Episodes have ended with the step that was written last."""
-        listed = self._listed(infos)
-        finals, final_infos = observations[envs], [listed[env] if listed else {} for env in envs.tolist()]
+        finals, final_infos = observations[envs], [_info(infos, env) for env in envs.tolist()]
         if self._mode is AutoresetMode.SAME_STEP:
             finals = np.stack([info["final_obs"] for info in final_infos])
             final_infos = [info["final_info"] for info in final_infos]
@@ -266,10 +266,6 @@ class BatchedEnvRunner(EnvRunnerBase):
             callback, callbacks_objects=self.callback_objects, callbacks_functions=functions, kwargs=arguments
         )
 
-    def _listed(self, infos: Any) -> list[dict[str, Any]] | None:
-        """One info an environment, or None where it is our own, whose records tell more."""
-        return infos if isinstance(infos, list) else None
-
     # -- what a sample() brings ---------------------------------------------------------------------------------------
 
     def _begin(self, capacity: int) -> Recorder:
@@ -295,3 +291,11 @@ class BatchedEnvRunner(EnvRunnerBase):
             self._chunks.setdefault(fragment.id_, []).append(fragment)
             ongoing.append(fragment)
         return self._done + ongoing
+
+
+def _info(infos: Any, env: int) -> dict[str, Any]:
+    """One environment's info, of a list of them or of gymnasium's dict of arrays with their masks."""
+    if isinstance(infos, list):
+        info: dict[str, Any] = infos[env]
+        return info
+    return {name: infos[name][env] for name in infos if f"_{name}" in infos and infos[f"_{name}"][env]}

@@ -36,6 +36,7 @@ from trainer.environments import Lineage, register
 from trainer.episode_events import EpisodeFacts
 from trainer.fragments import Taken
 from trainer.rllib_private import runner_callbacks
+from trainer.rollout import Rollout
 from trainer.settings import EventSettings
 from trainer.window_store import require_store, resumed_from
 
@@ -55,6 +56,8 @@ class EventCallbacks(RLlibCallback):
     Raises:
         WindowError: the run has windows and they are not open in this Ray session.
     """
+
+    reads_rollouts = True
 
     def __init__(self, settings: EventSettings) -> None:
         super().__init__()
@@ -125,13 +128,12 @@ class EventCallbacks(RLlibCallback):
 
     def on_episode_start(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
         """An episode has been reset."""
-        sub_env = _sub_env(env, env_index)
         if env_index in self._facts:
             # The environment failed or was reset by force: the episode before this one has no end.
             self._earlier.pop(self._facts[env_index].rllib_episode_id, None)
         number = self._numbers[env_index]
         self._numbers[env_index] += 1
-        lineage: Lineage | None = getattr(sub_env, "lineage", None)
+        lineage = _lineage(env, env_index)
         facts = EpisodeFacts(
             episode_id=self.publisher.publisher_id.episode(env_index, number),
             rllib_episode_id=str(episode.id_),
@@ -145,11 +147,10 @@ class EventCallbacks(RLlibCallback):
             started_at=wall_now(),
         )
         self._facts[env_index] = facts
-        self._pending.append(episode_events.started(facts, self.iteration, _record(sub_env), lineage))
+        self._pending.append(episode_events.started(facts, self.iteration, _record(env, env_index), lineage))
 
     def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
         """An episode has ended: its last fragment, and its environment, not reset yet."""
-        sub_env = _sub_env(env, env_index)
         taken = self._earlier.pop(str(episode.id_), Taken())
         taken.add(episode)
         payloads = episode_events.ended(
@@ -157,8 +158,8 @@ class EventCallbacks(RLlibCallback):
             self.iteration,
             wall_now(),
             taken.outcome(episode),
-            _record(sub_env),
-            getattr(sub_env, "lineage", None),
+            _record(env, env_index),
+            _lineage(env, env_index),
             record_steps=self.settings.record_steps,
         )
         self._pending.extend(payloads)
@@ -170,7 +171,8 @@ class EventCallbacks(RLlibCallback):
         ``AddOneTsToEpisodesAndTruncate``), and ``prev_episode_chunks`` are these same objects.
         """
         for fragment in samples:
-            if not fragment.is_done:
+            # Of a rollout's episodes each end tells the whole.
+            if not isinstance(fragment, Rollout) and not fragment.is_done:
                 self._earlier.setdefault(str(fragment.id_), Taken()).add(fragment)
         if self._failure is None:
             self._failure = _failure_of(self._flush)
@@ -367,10 +369,18 @@ def _foreach(
 
 
 def _sub_env(env: Any, env_index: int) -> Any:
+    """One environment of several, or their vector environment where they are arrays."""
     envs = getattr(env, "envs", None)
     return envs[env_index].unwrapped if envs is not None else env
 
 
-def _record(sub_env: Any) -> EpisodeRecord | None:
-    take = getattr(sub_env, "episode_record", None)
-    return take() if callable(take) else None
+def _record(env: Any, env_index: int) -> EpisodeRecord | None:
+    take = getattr(_sub_env(env, env_index), "episode_record", None)
+    if not callable(take):
+        return None
+    record: EpisodeRecord = take() if hasattr(env, "envs") else take(env_index)
+    return record
+
+
+def _lineage(env: Any, env_index: int) -> Lineage | None:
+    return getattr(_sub_env(env, env_index), "lineage", None)

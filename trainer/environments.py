@@ -112,7 +112,7 @@ class LineageVectorEnv(TradingVectorEnv):
         super().__init__(data, settings, num_envs=len(streams), streams=streams, **options)
         self.lineage = lineage
         self._data = data
-        self._turns = None if turns is None else np.array(turns).T
+        self._turns = None if turns is None or settings.portfolio else np.array(turns).T
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

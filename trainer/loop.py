@@ -22,10 +22,12 @@ from schemas.times import to_iso
 from schemas.topics import DEFAULT_PREFIX
 from trainer import checkpoints
 from trainer.algorithm import build_config, new_config
+from trainer.algorithm_checks import check_algorithm
 from trainer.baselines import run_baselines
 from trainer.callbacks import counted, driver_callbacks, finish_run
 from trainer.checkpoints import CheckpointFacts, warm_up
 from trainer.environments import Lineage, settings_hash
+from trainer.fast_path import use_fast_path
 from trainer.ray_session import start_ray
 from trainer.settings import AlgorithmSettings, DataSettings, EnvConfig, EventSettings, OutboxSettings, TrainSettings
 from trainer.window_store import WindowStore, store_name
@@ -111,6 +113,7 @@ def train(
         OutboxFullError: nothing can be published any more, so nothing is trained any more.
     """
     begin = time.monotonic()
+    check_algorithm(job.algorithm, job.env)
     runners = int(new_config(job.algorithm).num_env_runners or 0)
     prepared = _prepare(job, log, say)
     facts = prepared.facts
@@ -125,7 +128,10 @@ def train(
         if should_stop():
             live.status = "stopped"
         else:
-            live.algorithm = _config(job, prepared).build_algo()
+            config = _config(job, prepared)
+            if train_settings.fast_path == "auto":
+                say(use_fast_path(config).line)
+            live.algorithm = config.build_algo()
             if job.resume_from is not None:
                 live.algorithm.restore_from_path(str(job.resume_from.absolute()))
             live.status, live.checkpoint = _iterate(job, prepared, live.algorithm, on_iteration, should_stop)

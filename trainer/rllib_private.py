@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
 TESTED_RAY = "2.60.0"
 
@@ -23,6 +25,14 @@ def connector_settings(config: Any) -> dict[str, Any]:
         "module_to_env_connector": config._module_to_env_connector,
         "learner_connector": config._learner_connector,
     }
+
+
+def make_single_env(config: Any) -> Any:
+    """One environment of a config, made as RLlib's runners make them."""
+    env, context = config.env, EnvContext(dict(config.env_config), worker_index=0)
+    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
+        return _global_registry.get(ENV_CREATOR, env)(context)
+    return env(context) if callable(env) else gym.make(env, **context)
 
 
 class VectorContext(EnvContext):

@@ -181,6 +181,8 @@ class EpisodeSummary:
         self.id_ = id_
         self.is_terminated, self.is_truncated = terminated, truncated
         self.extra_model_outputs = {WEIGHTS_SEQ_NO: policy_versions}
+        self.infos: dict[str, Any] = {}
+        """What the reset told; of a running episode only."""
         self._actions, self._rewards = actions, rewards
 
     def __len__(self) -> int:
@@ -198,6 +200,16 @@ class EpisodeSummary:
     def get_return(self) -> float:
         """Sum of the rewards."""
         return float(np.sum(self._rewards, dtype=np.float64))
+
+    def get_infos(self, index: int) -> dict[str, Any]:
+        """The info at a step: only the reset's is kept, index 0.
+
+        Raises:
+            IndexError: Another one is asked for.
+        """
+        if index != 0:
+            raise IndexError(f"episode {self.id_}: expected index 0, the info of its reset, got {index}")
+        return self.infos
 
     def get_extra_model_outputs(self, key: str) -> NDArray[Any]:
         """One output of the module a step; only policy versions are kept."""

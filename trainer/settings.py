@@ -49,6 +49,9 @@ class TrainSettings(BaseModel):
     iterations: int = Field(30, ge=1, description="Training iterations.")
     checkpoint_every: int = Field(10, ge=0, description="Iterations between checkpoints; 0: only at the end.")
     record_steps: bool = Field(False, description="Publish every step of every episode, not only trades and fills.")
+    fast_path: Literal["auto", "off"] = Field(
+        "auto", description="auto: batched roll-out and lean update where they do all that is set; off: RLlib's own."
+    )
     num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: env runners + 2.")
     object_store_mb: int = Field(256, ge=80, description="Ray's shared memory for windows and samples, in MB.")
 
