@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import tomli_w
 import typer
 
+from millrace import cli_offline, cli_parts
 from millrace.cli_log import dlq_app, topics_app
 from millrace.cli_options import ConfigOption, JsonOption, SetOption, print_json
-from millrace.cli_parts import add_to
 from millrace.settings import load_settings
 from schemas.errors import MillraceError
 
@@ -36,7 +36,8 @@ LogOption = Annotated[
 local_app = typer.Typer(help="The engines on this machine: log, store and consumer.", no_args_is_help=True)
 app.add_typer(local_app, name="local")
 
-add_to(app)
+cli_parts.add_to(app)
+cli_offline.add_to(app)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 

@@ -119,12 +119,14 @@ def train_agent(
     from trainer.loop import Job, train
 
     def show(iteration: Iteration) -> None:
-        mean = "no episode yet" if iteration.return_mean is None else f"mean return {iteration.return_mean:+.4f}"
-        rate = iteration.env_steps / iteration.seconds
-        say(
-            f"iteration {iteration.number}/{iteration.total}: {iteration.env_steps_total:,} env steps, "
-            f"{rate:,.0f} env steps/s, {mean}, {after_iteration()}"
-        )
+        said = f"iteration {iteration.number}/{iteration.total}: "
+        if iteration.env_steps_total:
+            mean = "no episode yet" if iteration.return_mean is None else f"mean return {iteration.return_mean:+.4f}"
+            rate = iteration.env_steps / iteration.seconds
+            said += f"{iteration.env_steps_total:,} env steps, {rate:,.0f} env steps/s, {mean}, "
+        else:
+            said += f"{iteration.seconds:.1f} s on recorded episodes, "
+        say(said + after_iteration())
 
     job = Job(
         data=settings.data,
@@ -155,11 +157,11 @@ def train_agent(
 
 
 def check_algorithm(settings: Settings) -> None:
-    """Refuse what RLlib would refuse, before anything is started.
+    """Refuse what RLlib would refuse, or cannot do with these actions, before anything is started.
 
     Raises:
-        SettingsError: an unknown algorithm, method or argument.
+        SettingsError: an unknown algorithm, method, argument or model; actions that the algorithm cannot learn.
     """
-    from trainer.algorithm import new_config
+    from trainer.algorithm_checks import check_algorithm as check
 
-    new_config(settings.algorithm)
+    check(settings.algorithm, settings.env)

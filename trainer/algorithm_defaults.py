@@ -88,7 +88,71 @@ _DQN: Tables = {
     "reporting": {"min_sample_timesteps_per_iteration": 1_000},
 }
 
-_DEFAULTS: dict[str, Tables] = {"A2C": _A2C, "DQN": _DQN, "PPO": _PPO}
+_IMPALA: Tables = {
+    "training": {
+        "lr": 5e-4,
+        "gamma": 0.9,
+        "train_batch_size_per_learner": 512,
+        "entropy_coeff": 0.003,
+    },
+    "env_runners": {"rollout_fragment_length": 32},
+    # RLlib's learner is a process of its own; on one machine a thread of the driver does the same without copies.
+    "learners": {"num_learners": 0},
+    # RLlib's iteration lasts at least 10 s.
+    "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 4_096},
+}
+
+_APPO: Tables = {
+    **_IMPALA,
+    "training": {
+        **_IMPALA["training"],
+        # A batch is learned twice and is gone: old ones are of another policy.
+        "circular_buffer_num_batches": 2,
+        "circular_buffer_iterations_per_batch": 2,
+    },
+}
+
+_SAC: Tables = {
+    "training": {
+        "actor_lr": 3e-4,
+        "critic_lr": 3e-4,
+        "alpha_lr": 3e-4,
+        "gamma": 0.95,
+        "n_step": 5,
+        # RLlib's "auto" is minus the number of dimensions: -1 for a choice, whose entropy is never below 0. With it the
+        # temperature falls for ever. This is about a quarter of the entropy of three equal choices.
+        "target_entropy": 0.3,
+        "train_batch_size_per_learner": 64,
+        "training_intensity": 2.0,
+        "num_steps_sampled_before_learning_starts": 1_000,
+        "replay_buffer_config": {"type": "EpisodeReplayBuffer", "capacity": 50_000},
+    },
+    "env_runners": {"rollout_fragment_length": 8},
+    "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 1_000},
+}
+
+_MARWIL: Tables = {
+    "training": {"lr": 1e-3, "gamma": 0.9, "train_batch_size_per_learner": 512, "grad_clip": 0.5},
+    # Nothing is sampled: the episodes are there already.
+    "env_runners": {"num_env_runners": 0},
+    "offline_data": {
+        "offline_data_class": "class:trainer.offline_data.EpisodeOfflineData",
+        "dataset_num_iters_per_learner": 1,
+    },
+}
+
+_BC: Tables = {**_MARWIL, "training": {"lr": 1e-3, "train_batch_size_per_learner": 512, "grad_clip": 0.5}}
+
+_DEFAULTS: dict[str, Tables] = {
+    "A2C": _A2C,
+    "APPO": _APPO,
+    "BC": _BC,
+    "DQN": _DQN,
+    "IMPALA": _IMPALA,
+    "MARWIL": _MARWIL,
+    "PPO": _PPO,
+    "SAC": _SAC,
+}
 
 
 def default_tables(name: str) -> tuple[Tables, ...]:
