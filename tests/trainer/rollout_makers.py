@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from numpy.typing import NDArray
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from trainer.rollout import Finals, FullObservations, IndexedObservations, Observations, Rollout
 
@@ -110,3 +116,54 @@ class FakeRunner:
             return FullObservations(np.sin(phases).astype(np.float32) if self.size > 1 else seen.astype(np.float32))
         rows, symbols = seen[..., 0].astype(np.int64), seen[..., 1].astype(np.int16)
         return IndexedObservations("w1", SYMBOLS, rows, symbols, seen[..., 2:].astype(np.float32))
+
+
+@pytest.fixture(autouse=True)
+def quick_learners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small updates in a busy process.
+
+    RLlib's connectors inspect the stack when they are made, which below pytest is deep; and torch's threads wait for
+    one another.
+    """
+    monkeypatch.setattr(inspect, "stack", partial(inspect.stack, 0))
+    torch.set_num_threads(1)
+
+
+def as_episodes(rollout: Rollout) -> list[SingleAgentEpisode]:
+    """The same steps as RLlib's episodes, each environment's in turn."""
+    seen, following = rollout.observations, rollout.next_observations()
+    assert isinstance(seen, FullObservations)
+    assert isinstance(following, FullObservations)
+    episodes = []
+    for b in range(rollout.rewards.shape[1]):
+        ended = rollout.terminateds[:, b] | rollout.truncateds[:, b]
+        stops = [*(np.flatnonzero(ended) + 1), len(ended)]
+        for start, stop in zip([0, *stops], stops, strict=False):
+            if start == stop:
+                continue
+            span = slice(start, stop)
+            episodes.append(
+                SingleAgentEpisode(
+                    observations=[*seen.values[span, b], following.values[stop - 1, b]],
+                    actions=list(rollout.actions[span, b]),
+                    rewards=list(rollout.rewards[span, b]),
+                    terminated=bool(rollout.terminateds[stop - 1, b]),
+                    truncated=bool(rollout.truncateds[stop - 1, b]),
+                    extra_model_outputs={name: list(values[span, b]) for name, values in rollout.extras.items()},
+                    len_lookback_buffer=0,
+                ).to_numpy()
+            )
+    return episodes
+
+
+def parameters(learner: Any) -> dict[str, NDArray[np.float32]]:
+    """All parameters of a learner's module, by name."""
+    module = learner.module[DEFAULT_MODULE_ID]
+    return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def largest_difference(left: Any, right: Any) -> float:
+    """Between the parameters of two learners."""
+    ours, theirs = parameters(left), parameters(right)
+    assert ours.keys() == theirs.keys()
+    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)

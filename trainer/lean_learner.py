@@ -1,0 +1,296 @@
+"""What the lean learners share: gradient steps on rollouts, without RLlib's per-episode and per-minibatch plumbing.
+
+The loss, the optimizers, the schedules and the target networks are RLlib's own code, called on tensors that are
+gathered out of the window. What is left out: connector pipelines, batch classes, and metrics of minibatches that the
+next minibatch overwrites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.metrics import (
+    MODULE_TRAIN_BATCH_SIZE_MEAN,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    TD_ERROR_KEY,
+    WEIGHTS_SEQ_NO,
+)
+
+from schemas.errors import InputError
+from trainer.observation_source import ObservationSource
+from trainer.rllib_private import has_plain_steps, next_weights_version
+from trainer.rollout import FullObservations, Observations, Rollout
+from trainer.transitions import Transitions
+
+# Values of which RLlib keeps more than the last, so that each has to be logged.
+_ADDED_UP = ("sum", "lifetime_sum", "min", "max")
+
+Batch = dict[str, torch.Tensor]
+"""RLlib's column names to tensors (n, …) on the learner's device."""
+
+
+class LeanLearner(TorchLearner):
+    """Base of the lean learners: one module, one loss a minibatch, one report an update.
+
+    Subclasses put it before RLlib's learner of their algorithm, and say what the minibatches are.
+    """
+
+    reads_rollouts = True
+    """Batched runners bring this learner rollouts instead of episodes."""
+
+    after_each_step = False
+    """Whether ``after_gradient_based_update`` follows each gradient step: RLlib's DQN makes an update of each."""
+
+    metrics: Any
+    _source: ObservationSource | None = None
+
+    def minibatches(self, taken: Sequence[Any], **how: Any) -> tuple[int, Iterator[Batch]]:
+        """How many minibatches there are to learn from, and these in order.
+
+        Args:
+            taken: Rollouts or transitions, whole.
+            **how: num_epochs, minibatch_size, shuffle_batch_per_epoch and num_total_minibatches, as of RLlib's
+                ``Learner.update``.
+        """
+        raise NotImplementedError
+
+    def update(
+        self,
+        *,
+        training_data: Any,
+        timesteps: dict[str, Any] | None = None,
+        report: bool = True,
+        **how: Any,
+    ) -> Any:
+        """Learn from all that is given.
+
+        Args:
+            training_data: RLlib's ``TrainingData``; its episodes are rollouts or transitions.
+            timesteps: For the schedules.
+            report: False keeps the metrics for a later update to report.
+            **how: As of ``minibatches``.
+
+        Returns:
+            The metrics, or None.
+
+        Raises:
+            InputError: The episodes are RLlib's own.
+        """
+        timesteps = timesteps or {}
+        training_data.solve_refs()
+        taken = training_data.episodes
+        if not taken or not isinstance(taken[0], (Rollout, Transitions)):
+            found = type(taken[0]).__name__ if taken else "nothing"
+            raise InputError(
+                f"{type(self).__name__}: expected rollouts or transitions of a batched env runner, got {found}; set "
+                "env_runners(env_runner_cls=BatchedEnvRunner), or leave learner_class to RLlib"
+            )
+        self.before_gradient_based_update(timesteps=timesteps)
+        version = next_weights_version(self)
+        steps = 0
+        count, batches = self.minibatches(taken, **how)
+        with self._fused():
+            for number, batch in enumerate(batches, start=1):
+                is_last = number == count
+                steps += len(batch[Columns.OBS])
+                with self._only_sums(unless=is_last):
+                    losses = self._gradient_step(batch, is_last)
+                    if is_last:
+                        for module_id, loss in losses.items():
+                            self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
+                    if is_last or self.after_each_step:
+                        self.after_gradient_based_update(timesteps=timesteps)
+        self._log_trained(version, steps, count, sum(len(one) for one in taken))
+        return self.metrics.reduce() if report else None
+
+    # -- observations ---------------------------------------------------------------------------------------------
+
+    def gatherer(self, observations: Sequence[Observations]) -> Gatherer:
+        """What makes observations of these, one after the other with their leading axes flattened, when asked to."""
+        parts: Sequence[Any] = observations  # all of one type
+        if isinstance(parts[0], FullObservations):
+            axes = len(self.module[DEFAULT_MODULE_ID].observation_space.shape)
+            whole: list[Any] = [part.values.reshape(-1, *part.shape[part.values.ndim - axes :]) for part in parts]
+            return _FullGatherer(self.tensor(np.concatenate(whole)))
+        if self._source is None or self._source.window_id != parts[-1].window_id:
+            self._source = self.source()
+        flat = [self._source.flat(part) for part in parts]
+        rows, symbols, accounts = (np.concatenate(columns) for columns in zip(*flat, strict=True))
+        return _IndexedGatherer(self._source, rows, symbols, accounts)
+
+    def source(self) -> ObservationSource:
+        """The run's current window. Asked for again when a rollout names another one."""
+        return ObservationSource.current(self.config.env_config, self.device)
+
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """An array on the learner's device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    # -- one gradient step ----------------------------------------------------------------------------------------
+
+    def _gradient_step(self, batch: Batch, is_last: bool) -> dict[str, torch.Tensor]:
+        """Forward, RLlib's loss, backward, clip, step."""
+        batches = {DEFAULT_MODULE_ID: batch}
+        forward = self.module.forward_train(batches)
+        losses: dict[str, torch.Tensor] = self.compute_losses(fwd_out=forward, batch=batches)
+        if not has_plain_steps(self.config):
+            self.apply_gradients(self.postprocess_gradients(self.compute_gradients(losses)))
+            return losses
+        optimizers = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+        for _, optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.backward(sum(losses.values()))
+        norms = [(name, optimizer, *_norm_of(optimizer)) for name, optimizer in optimizers]
+        if not all(bool(torch.isfinite(norm)) for *_, norm in norms):
+            self._step_on_broken()
+            return losses
+        for name, optimizer, parameters, norm in norms:
+            if self.config.grad_clip:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.grad_clip, norm)
+            if is_last and (self.config.grad_clip or self.config.log_gradients):
+                self.metrics.log_value((DEFAULT_MODULE_ID, f"gradients_{name}_global_norm"), norm, window=1)
+            optimizer.step()
+        return losses
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of the loss."""
+        loss.backward()
+
+    def _step_on_broken(self) -> None:
+        """What is configured for a gradient with NaN or infinity in it.
+
+        ``torch_skip_nan_gradients`` leaves the step out, as it says (RLlib's learner takes it all the same); else
+        RLlib's own code replaces such numbers.
+        """
+        if self.config.torch_skip_nan_gradients:
+            return
+        gradients = {
+            parameter: parameter.grad
+            for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+            for parameter in _parameters(optimizer)
+        }
+        self.apply_gradients(self.postprocess_gradients(gradients))
+
+    @contextmanager
+    def _fused(self) -> Iterator[None]:
+        """Run Adam as one kernel meanwhile.
+
+        Only meanwhile: the setting is part of an optimizer's state, and checkpoints are to be those of RLlib's learner.
+        """
+        groups = [
+            group
+            for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+            if isinstance(optimizer, torch.optim.Adam)
+            for group in optimizer.param_groups
+        ]
+        before = [group.get("fused") for group in groups]
+        for group in groups:
+            group["fused"] = True
+        try:
+            yield
+        finally:
+            for group, fused in zip(groups, before, strict=True):
+                group["fused"] = fused
+
+    # -- metrics ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _only_sums(self, unless: bool) -> Iterator[None]:
+        """Drop logged values of which the next minibatch's would be kept."""
+        if unless:
+            yield
+            return
+        logger = self.metrics
+        self.metrics = _SumsAlone(logger)
+        try:
+            yield
+        finally:
+            self.metrics = logger
+
+    def _log_trained(self, version: int, steps: int, minibatches: int, env_steps: int) -> None:
+        """What RLlib logs after each minibatch, once."""
+        module, log = DEFAULT_MODULE_ID, self.metrics.log_value
+        log((module, WEIGHTS_SEQ_NO), version, window=1)
+        log((module, MODULE_TRAIN_BATCH_SIZE_MEAN), steps / max(minibatches, 1), reduce="mean")
+        log((module, NUM_MODULE_STEPS_TRAINED), steps, reduce="sum")
+        log((module, NUM_MODULE_STEPS_TRAINED_LIFETIME), steps, reduce="lifetime_sum", with_throughput=True)
+        log((ALL_MODULES, NUM_MODULE_STEPS_TRAINED), steps, reduce="sum", with_throughput=True)
+        log((ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME), steps, reduce="lifetime_sum", with_throughput=True)
+        log((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum", with_throughput=True)
+        log((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps, reduce="lifetime_sum", with_throughput=True)
+
+
+class Gatherer(Protocol):
+    """Makes observations when asked to."""
+
+    def __len__(self) -> int:
+        """How many it can make."""
+
+    def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
+        """Those at an index (n,): float32 (n, *observation) on the learner's device."""
+
+
+class _FullGatherer:
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values.float() if values.dtype == torch.float64 else values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
+        return self._values[torch.from_numpy(index).to(self._values.device)]
+
+
+class _IndexedGatherer:
+    def __init__(
+        self,
+        source: ObservationSource,
+        rows: NDArray[np.int64],
+        symbols: NDArray[np.int16],
+        accounts: NDArray[np.float32],
+    ) -> None:
+        self._source, self._rows, self._symbols, self._accounts = source, rows, symbols, accounts
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
+        return self._source.gather(self._rows[index], self._symbols[index], self._accounts[index])
+
+
+class _SumsAlone:
+    """Stands in for a metrics logger: passes on what is added up, and TD errors, of which a buffer reads each."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def log_value(self, key: Any, value: Any, **how: Any) -> None:
+        if how.get("reduce") in _ADDED_UP or TD_ERROR_KEY in key:
+            self._logger.log_value(key, value, **how)
+
+    def log_dict(self, values: Mapping[Any, Any], **how: Any) -> None:
+        if how.get("reduce") in _ADDED_UP:
+            self._logger.log_dict(values, **how)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [
+        parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None
+    ]
+
+
+def _norm_of(optimizer: torch.optim.Optimizer) -> tuple[list[torch.nn.Parameter], torch.Tensor]:
+    parameters = _parameters(optimizer)
+    gradients = [parameter.grad for parameter in parameters]
+    return parameters, torch.nn.utils.get_total_norm(gradients, foreach=True)
