@@ -15,6 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from trainer.rollout import Finals, FullObservations, IndexedObservations, Observations, Rollout
+from trainer.transitions import Transitions
 
 SYMBOLS = ("AAA", "BBB")
 
@@ -167,3 +168,21 @@ def largest_difference(left: Any, right: Any) -> float:
     ours, theirs = parameters(left), parameters(right)
     assert ours.keys() == theirs.keys()
     return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)
+
+
+def as_single_steps(transitions: Transitions) -> list[SingleAgentEpisode]:
+    """The same transitions as RLlib's replay buffers give them: episodes of one step."""
+    seen, following = transitions.observations, transitions.next_observations
+    assert isinstance(seen, FullObservations)
+    assert isinstance(following, FullObservations)
+    return [
+        SingleAgentEpisode(
+            observations=[seen.values[index], following.values[index]],
+            actions=[transitions.actions[index]],
+            rewards=[transitions.rewards[index]],
+            terminated=bool(transitions.terminated[index]),
+            extra_model_outputs={"n_step": [transitions.n_step[index]], "weights": [transitions.weights[index]]},
+            len_lookback_buffer=0,
+        ).to_numpy()
+        for index in range(len(transitions))
+    ]
