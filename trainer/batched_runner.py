@@ -159,7 +159,9 @@ class BatchedEnvRunner(EnvRunnerBase):
                     results = self._try(lambda: self._vector.reset(options={"reset_mask": ended}))
                     if results is None:
                         return None
-                    observations, infos = results
+                    observations, begun = results
+                    # A reset of some tells nothing of the others.
+                    infos = np.where(ended, begun, infos).tolist() if isinstance(infos, list) else begun
                 self._start(envs, observations, infos)
         self._observations, self._infos = observations, infos if isinstance(infos, list) else None
         recorder.follow(observations, self._infos)
