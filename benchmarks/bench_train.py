@@ -40,7 +40,6 @@ from schemas.ids import new_run_id
 from schemas.topics import TOPICS
 from trainer.algorithm import build_config
 from trainer.callbacks import EventCallbacks, finish_run
-from trainer.checkpoints import warm_up
 from trainer.ray_session import start_ray
 from trainer.rllib_private import runner_callbacks
 from trainer.settings import AlgorithmSettings, EnvConfig, EventSettings, OutboxSettings
@@ -135,7 +134,7 @@ def open_store() -> tuple[WindowStore, Scaler]:
     """The window that all of them trade."""
     facts = {"feed": "walk", "interval": "1d", "cluster_id": "none", "topic": "none", "topic_id": "none"}
     facts |= {"partitions": [0], "start_offsets": [0], "end_offsets": [1]}
-    window = open_window(History((random_walk(),), facts, {}), "train", (BARS + 1) * DAY, warm_up(ENV))
+    window = open_window(History((random_walk(),), facts, {}), "train", (BARS + 1) * DAY, ENV)
     store = WindowStore("bench")
     store.put(window)
     return store, Scaler.fit(window.data)

@@ -35,7 +35,7 @@ class SymbolBars:
         close: Closing prices, float64 (n,).
         volume: Traded volume, float64 (n,); NaN or 0 where there is none.
         funding: Funding rate of each bar, float64 (n,), as a fraction of the notional that a long pays and a short
-            receives; NaN where none is due. None: no bar has any.
+            receives at its close; NaN where none is due, and none is on a missing bar. None: no bar has any.
 
     Raises:
         InputError: Lengths differ, times do not rise, bars overlap or differ in length, a price is not above 0, high is
@@ -132,7 +132,7 @@ class Bars:
         low: Lowest prices, float64 (n,).
         close: Closing prices, float64 (n,).
         volume: Traded volume, float64 (n,), 0 where there is none.
-        funding: Funding rates, float64 (n,), 0 where none is due.
+        funding: Funding rates, float64 (n,), 0 where none is due, as on a missing bar.
         tradable: False on a missing bar, bool (n,).
     """
 
@@ -180,7 +180,8 @@ class Bars:
         close = bars.close[np.maximum.accumulate(np.where(tradable, np.arange(len(bars)), np.argmax(tradable)))]
         prices = {name: np.where(tradable, getattr(bars, name), close) for name in PRICES}
         volume = np.where(tradable & (bars.volume > 0), bars.volume, 0.0)
-        funding = np.zeros(len(bars)) if bars.funding is None else np.nan_to_num(bars.funding, nan=0.0)
+        funding = np.zeros(len(bars)) if bars.funding is None else bars.funding
+        funding = np.where(tradable & ~np.isnan(funding), funding, 0.0)
         return cls(
             bars.symbol, bars.interval, bars.ts_open, bars.ts_close, volume=volume, funding=funding, tradable=tradable,
             **prices,

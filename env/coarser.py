@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from env.bars import Bars, Ints
+from env.bars import Bars, Floats, Ints
 from schemas.errors import SettingsError
 from schemas.times import DAY, SECOND
 
@@ -47,12 +46,12 @@ class Coarser:
     """Coarse bars of one symbol, and where they are known.
 
     Attributes:
-        bars: The closed periods that hold a fine bar, or None without any. The first period counts only if the data
-            begins with it: a part of it would be another bar.
+        bars: The closed periods that hold a fine bar, perhaps none. The first period counts only if the data begins
+            with it: a part of it would be another bar.
         known: The newest period known at each fine bar, index into ``bars``, int64 (n,); -1 before the first.
     """
 
-    bars: Bars | None
+    bars: Bars
     known: Ints
 
     @classmethod
@@ -67,11 +66,11 @@ class Coarser:
         bars = _gather(fine, interval, first, begin)
         bars = Bars(fine.symbol, interval, **{name: getattr(bars, name)[kept] for name in Bars.columns()})
         known = np.searchsorted(bars.ts_close, fine.ts_close, side="right") - 1
-        return cls(bars if len(bars) else None, known)
+        return cls(bars, known)
 
-    def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def spread(self, values: Floats) -> Floats:
         """Values of the coarse bars (m,) at the fine bars that know them (n,); 0 before the first."""
-        out = np.zeros(len(self.known), dtype=values.dtype)
+        out = np.zeros(len(self.known))
         there = self.known >= 0
         out[there] = values[self.known[there]]
         return out

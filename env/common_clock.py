@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from env.bars import Bars, Flags, Floats, Ints
 from env.bars_per_year import bars_per_year
 from env.features import Recipe
+from env.padding import with_room
 from env.scaler import Scaler
 
 
@@ -48,13 +49,14 @@ class CommonClock:
         self.symbols = tuple(item.symbol for item in bars)
         self.interval = bars[0].interval
         self.recipe = recipe
-        self.lookback = recipe.lookback(self.interval)
         self.base_row = base_row
         self.feature_names = tuple(f"{symbol} {name}" for symbol in self.symbols for name in recipe.names)
         times, where = np.unique(np.concatenate([item.ts_close for item in bars]), return_inverse=True)
         self.ts_close: Ints = times
         self.ts_open: Ints = times.copy()
         np.minimum.at(self.ts_open, where, np.concatenate([item.ts_open for item in bars]))
+        together = np.searchsorted(times, times + self.interval) - np.arange(len(times))
+        self.lookback = recipe.lookback(self.interval, int(together.max()))
         rows = [np.searchsorted(times, item.ts_close) for item in bars]
         self.first_valid = max(int(row[item.first_valid]) for row, item in zip(rows, bars, strict=True))
         spread = [self._spread(item, row) for item, row in zip(bars, rows, strict=True)]
@@ -88,7 +90,7 @@ class CommonClock:
                 scaler.require(self.recipe.identity)
                 parts = features.reshape(len(features), len(self.symbols), -1)
                 features = scaler.apply(parts).reshape(features.shape)
-            self._scaled = (version, limit, np.clip(features, -limit, limit))
+            self._scaled = (version, limit, with_room(np.clip(features, -limit, limit)))
         return self._scaled[2]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,17 +1,20 @@
-"""What happened in an episode: read out of the ledger that the market model keeps."""
+"""What happened in an episode: read out of the journal that the market model keeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from env.accounting import RUIN_RATIO
-from env.ledger import Columns, Ledger, read_books
+from env.accounting import RUIN_RATIO, Costs
+from env.common_clock import CommonClock
+from env.exits import END_OF_DATA
+from env.journal import Entry
+from env.ledger import Columns, Holding, Market, read_books
 from env.market_data import MarketData
-from env.metrics import drawdown, sharpe
+from env.metrics import EpisodeMetrics, episode_metrics
 from env.settings import EnvSettings
 
 Reason = Literal["running", "end_of_data", "length", "ruin"]
@@ -24,11 +27,13 @@ class EpisodeRecord:
     Money is in the currency of the prices, times are UTC µs, rows are absolute. ``symbol``, ``start_row`` and
     ``actions`` on the same bars and settings are enough to run it again.
 
-    The books close: ``final_value - initial_value`` = ``pnl`` = ``gross_pnl - fee - borrow`` = the sum of
-    ``trades["net_pnl"]`` + ``open_pnl``. Slippage is inside the prices, and shown apart as what it cost.
+    The books close: ``final_value - initial_value`` = ``pnl`` = ``gross_pnl - fee - borrow - funding + interest`` = the
+    sum of ``trades["net_pnl"]`` + ``open_pnl`` + ``interest``. Slippage is inside the prices, and shown apart as what
+    it cost.
 
     Attributes:
-        symbol: Instrument traded.
+        symbol: Instrument traded, or "portfolio".
+        symbols: Instruments that could be traded.
         start_row: Row of the first observation.
         first_ts: ``ts_close`` of that row.
         last_ts: ``ts_close`` of the last marked row.
@@ -37,37 +42,51 @@ class EpisodeRecord:
         terminated: The account was ruined.
         truncated: The episode reached its length or the end of the data.
         reason: Why it ended: "running", "end_of_data", "length", "ruin".
+        bars_per_year: Of the bars or the setting, for annual figures.
         initial_value: Equity at the start.
-        final_value: Equity at the last mark.
-        total_reward: Sum of log returns, unscaled; ln(final / initial) unless ruined.
+        final_value: Equity at the last close.
+        total_reward: Sum of rewards, unscaled; of log returns it is ln(final / initial) unless ruined.
         pnl: final_value - initial_value.
-        sharpe: Mean over standard deviation (ddof 1) of simple returns per step; None where not defined.
-        max_drawdown: Largest fall from a peak, as a fraction of it.
-        win_rate: Part of the closed trades with net pnl above 0; None without a closed trade.
-        gross_pnl: Pnl before fee and borrow, open position included.
+        gross_pnl: Pnl before fee, borrow, funding and interest, open positions included.
         fee: Fees paid.
-        slippage: What the distance of fill prices from the opens cost.
+        slippage: What the distance of fill prices from their reference prices cost.
         borrow: Cost of short positions.
-        open_quantity: Signed units held at the end.
-        open_entry_price: Average price of them, or None.
-        open_pnl: Realised and unrealised pnl of the open trade after its costs; 0 when flat.
-        stale_steps: Steps whose bar was missing.
-        cancelled_orders: Orders cancelled because the bar to fill on was missing.
-        actions: Action of each step, int64 (steps,).
-        action_counts: Number of steps per target, by the target's value ("-1", "0", "1").
-        trades: One row per closed trade, flat to flat or to the flip, prices averaged over its fills: side (int8, +1
-            long, -1 short), quantity (largest held), entry_ts, exit_ts, entry_row, exit_row, entry_price, exit_price,
-            gross_pnl, fee, slippage, borrow, net_pnl, bars (rows from entry to exit), exit_kind ("exit", "reversal"),
-            entry_step, exit_step (numbers of the deciding steps, from 0).
-        fills: One row per execution: trade_no (index into trades; the open trade has the next number; a reversal
-            carries the trade it closes), step, decided_ts, ts, row, quantity (signed), price, reference_price, fee,
-            slippage, kind ("entry", "increase", "reduce", "exit", "reversal"), position_after, operations
-            ("ENTRY_LONG", "EXIT_LONG+ENTRY_SHORT", …).
-        steps_table: One row per step: ts, row, value, reward (unscaled), price (the mark: the close, on a missing bar
-            the last price, at a ruin on the open that open), action, position, cash, stale.
+        funding: Funding paid; received where below 0.
+        interest: Interest received on cash; paid where below 0.
+        bad_debt: What equity fell short of 0 by at the end.
+        turnover: Traded notional, in money.
+        open_quantity: Signed units held at the end; None for a portfolio.
+        open_entry_price: Average price of them; None when flat, and for a portfolio.
+        open_pnl: Realised and unrealised pnl of the open trades after their costs; 0 when flat.
+        stale_steps: Steps in which a bar was missing.
+        cancelled_orders: Orders cancelled because their bar was missing or the account was liquidated before them.
+        actions: Action of each step: numbers of choices int64 (steps,), or (steps, S) in a portfolio; weights or
+            quantities float64 (steps,), or (steps, A) where an action is a vector.
+        action_counts: Number of steps per choice: by the target's value ("-1", "0", "1"), or "hold", "buy", "sell".
+            In a portfolio every symbol counts. Empty for continuous actions.
+        equity: Equity at the start and at each close, float64 (steps + 1,).
+        metrics: Figures of merit.
+        trades: One row per closed trade, in the order of their ends, flat to flat or to the flip, prices averaged over
+            its fills: symbol, side (int8, +1 long, -1 short), quantity (largest held), entry_ts, exit_ts, entry_row,
+            exit_row, entry_price, exit_price, gross_pnl, fee, slippage, borrow, funding, net_pnl (gross_pnl less fee,
+            borrow and funding), bars (rows from entry to exit), exit_kind (kind of the fill that ended it),
+            entry_step, exit_step.
+        fills: One row per execution: symbol, trade_no (row of the trade that it opens, changes or closes; open trades
+            come after the closed ones), step, decided_ts (``ts_close`` of the bar before), ts (``ts_open`` of its bar;
+            ``ts_close`` at the end of data), row, quantity (signed), price, reference_price (open, trigger, or close),
+            fee, slippage, kind ("entry", "increase", "reduce", "exit", "reversal", "stop_loss", "trailing_stop",
+            "take_profit", "liquidation", "end_of_data"), position_after, operations ("ENTRY_LONG",
+            "EXIT_LONG+ENTRY_SHORT", …).
+        steps_table: One row per step, empty without ``record="steps"``: ts, row, value, reward (unscaled), price (the
+            close, or the last price where the bar is missing) and position (both not for a portfolio), action (not
+            where it is a vector), cash, exposure (gross notional over equity), borrow, funding, interest, stale (a bar
+            was missing).
+        positions_table: Of a portfolio, one row per step and symbol, empty without ``record="steps"``: step, symbol,
+            price, position, stale. Empty for one symbol.
     """
 
     symbol: str
+    symbols: tuple[str, ...]
     start_row: int
     first_ts: int
     last_ts: int
@@ -76,109 +95,202 @@ class EpisodeRecord:
     terminated: bool
     truncated: bool
     reason: Reason
+    bars_per_year: float
     initial_value: float
     final_value: float
     total_reward: float
     pnl: float
-    sharpe: float | None
-    max_drawdown: float
-    win_rate: float | None
     gross_pnl: float
     fee: float
     slippage: float
     borrow: float
-    open_quantity: float
+    funding: float
+    interest: float
+    bad_debt: float
+    turnover: float
+    open_quantity: float | None
     open_entry_price: float | None
     open_pnl: float
     stale_steps: int
     cancelled_orders: int
-    actions: NDArray[np.int64]
+    actions: NDArray[Any]
     action_counts: dict[str, int]
+    equity: NDArray[np.float64]
+    metrics: EpisodeMetrics
     trades: Columns
     fills: Columns
     steps_table: Columns
+    positions_table: Columns
+
+    @property
+    def sharpe(self) -> float | None:
+        """Mean over standard deviation (ddof 1) of simple returns per step; None where not defined."""
+        return self.metrics.sharpe
+
+    @property
+    def max_drawdown(self) -> float:
+        """Largest fall from a peak, as a fraction of it."""
+        return self.metrics.max_drawdown
+
+    @property
+    def win_rate(self) -> float | None:
+        """Part of the closed trades with net pnl above 0; None without a closed trade."""
+        return self.metrics.win_rate
 
 
 def build_record(
-    data: MarketData,
+    bars: MarketData | CommonClock,
     settings: EnvSettings,
-    ledger: Ledger,
+    entry: Entry,
     *,
-    symbol: int,
+    symbol: str,
+    symbols: tuple[str, ...],
     start: int,
+    base: int,
     reason: Reason,
     env_seed: str | None,
+    cancelled: int,
+    labels: tuple[str, ...],
 ) -> EpisodeRecord:
     """Make the record of one episode.
 
     Args:
-        data: The bars it ran on.
+        bars: What it ran on.
         settings: Its settings.
-        ledger: Its steps.
-        symbol: Number of its symbol in ``data``.
-        start: Its first row in the arrays of ``data``.
+        entry: Its steps.
+        symbol: Name of its symbol, or "portfolio".
+        symbols: Names of what it could trade.
+        start: Its first row in the arrays of ``bars``.
+        base: What makes such a row absolute.
         reason: Why it ended, or "running".
         env_seed: What drew its start.
+        cancelled: Orders cancelled.
+        labels: Names of the choices; none for continuous actions.
     """
-    steps = len(ledger.action)
-    rows = np.arange(start + 1, start + 1 + steps)
-    base = int(data.base_rows[symbol] - data.offsets[symbol])
-    actions = ledger.action.astype(np.int64)
-    stale = ~data.tradable[rows]
-    values = np.concatenate([[settings.initial_cash], ledger.value])
-    growth = values[1:] / values[:-1]
-    rewards = np.log(np.maximum(growth, RUIN_RATIO))
-    fills, trades, open_trade = read_books(data, ledger, rows, base)
-    net = trades["net_pnl"]
-    fee, borrow = float(ledger.fee.sum()), float(ledger.borrow.sum())
+    steps = len(entry.equity)
+    rows = slice(start + 1, start + 1 + steps)
+
+    def at_steps(column: NDArray[Any]) -> NDArray[Any]:
+        return column[..., rows].T.reshape(steps, len(symbols))
+
+    market = Market(
+        symbols=np.array(symbols),
+        rows=np.arange(start + 1, start + 1 + steps) + base,
+        decided_ts=bars.ts_close[start : start + steps],
+        ts_open=bars.ts_open[rows],
+        ts_close=bars.ts_close[rows],
+        open=at_steps(bars.open),
+        mark=at_steps(bars.mark),
+    )
+    # What rule 7 books is on what was held then: before the closing at the end of data, after all else.
+    held = np.where((entry.exit_kind != 0) & (entry.exit_kind != END_OF_DATA), 0.0, entry.position)
+    holding = Holding(
+        position=np.where(entry.exit_kind != 0, 0.0, entry.position),
+        borrow=settings.borrow * market.mark * np.maximum(-held, 0.0),
+        funding=held * market.mark * at_steps(bars.funding),
+    )
+    books = read_books(entry, market, holding, Costs.of(settings))
+    values = np.concatenate([[settings.initial_cash], entry.equity])
+    rewards = entry.reward
+    if rewards is None:
+        rewards = np.log(np.maximum(values[1:] / values[:-1], RUIN_RATIO))
+    interest = np.zeros(steps) if entry.interest is None else entry.interest
+    fills, trades = books.fills, books.trades
     pnl = float(values[-1] - values[0])
-    counts = np.bincount(actions, minlength=len(settings.targets))
+    fee, borrow, funding = float(fills["fee"].sum()), float(holding.borrow.sum()), float(holding.funding.sum())
+    stale = ~at_steps(bars.tradable)
+    turnover = float((np.abs(fills["quantity"]) * fills["price"]).sum())
+    costs = {"fee": fee, "slippage": float(fills["slippage"].sum()), "borrow": borrow, "funding": funding}
+    costs["interest"] = float(interest.sum())
+    bars_per_year = settings.bars_per_year or bars.bars_per_year
+    alone = symbol != "portfolio" or not settings.portfolio
+    only = books.open_trades[0] if alone and books.open_trades else None
+    counts = np.bincount(entry.action.reshape(-1), minlength=len(labels)) if labels else ()
+    steps_table: Columns = {}
+    if entry.cash is not None:
+        steps_table = _steps_table(market, holding, entry, rewards, interest, stale, alone=alone)
     return EpisodeRecord(
-        symbol=data.symbols[symbol],
+        symbol=symbol,
+        symbols=symbols,
         start_row=start + base,
-        first_ts=int(data.ts_close[start]),
-        last_ts=int(data.ts_close[start + steps]),
+        first_ts=int(bars.ts_close[start]),
+        last_ts=int(bars.ts_close[start + steps]),
         env_seed=env_seed,
         steps=steps,
         terminated=reason == "ruin",
         truncated=reason in ("length", "end_of_data"),
         reason=reason,
+        bars_per_year=bars_per_year,
         initial_value=settings.initial_cash,
         final_value=float(values[-1]),
         total_reward=float(rewards.sum()),
         pnl=pnl,
-        sharpe=sharpe(growth - 1.0),
-        max_drawdown=drawdown(values)[0],
-        win_rate=float((net > 0).mean()) if net.size else None,
-        gross_pnl=pnl + fee + borrow,
-        fee=fee,
-        slippage=float(fills["slippage"].sum()),
-        borrow=borrow,
-        open_quantity=open_trade.quantity if open_trade else 0.0,
-        open_entry_price=open_trade.entry_price if open_trade else None,
-        open_pnl=open_trade.pnl if open_trade else 0.0,
-        stale_steps=int(stale.sum()),
-        cancelled_orders=_cancelled(np.array(settings.targets)[actions], stale),
-        actions=actions,
-        action_counts={f"{target:g}": int(count) for target, count in zip(settings.targets, counts, strict=True)},
+        gross_pnl=pnl + fee + borrow + funding - costs["interest"],
+        bad_debt=max(-float(values[-1]), 0.0),
+        turnover=turnover,
+        open_quantity=(only.quantity if only else 0.0) if alone else None,
+        open_entry_price=only.entry_price if only else None,
+        open_pnl=sum(trade.pnl for trade in books.open_trades),
+        stale_steps=int(stale.any(axis=1).sum()),
+        cancelled_orders=cancelled,
+        actions=entry.action,
+        action_counts=dict(zip(labels, (int(count) for count in counts), strict=True)),
+        equity=values,
+        metrics=episode_metrics(
+            values,
+            side=trades["side"],
+            net_pnl=trades["net_pnl"],
+            bars=trades["bars"],
+            in_position=(holding.position != 0.0).any(axis=1),
+            traded_notional=turnover,
+            actions=entry.action,
+            bars_per_year=bars_per_year,
+            **costs,
+        ),
         trades=trades,
         fills=fills,
-        steps_table={
-            "ts": data.ts_close[rows],
-            "row": rows + base,
-            "value": ledger.value,
-            "reward": rewards,
-            "price": ledger.mark,
-            "action": actions,
-            "position": ledger.position,
-            "cash": ledger.cash,
-            "stale": stale,
-        },
+        steps_table=steps_table,
+        positions_table={} if alone or entry.cash is None else _positions_table(market, holding, stale),
+        **costs,
     )
 
 
-def _cancelled(targets: NDArray[np.float64], stale: NDArray[np.bool_]) -> int:
-    """Count the orders on missing bars: steps there whose target is not the one held since the last good bar."""
-    good = np.concatenate([[0], np.where(stale, 0, np.arange(1, len(targets) + 1))])
-    held = np.concatenate([[0.0], targets])[np.maximum.accumulate(good)[:-1]]
-    return int((stale & (targets != held)).sum())
+def _steps_table(
+    market: Market,
+    holding: Holding,
+    entry: Entry,
+    rewards: NDArray[np.float64],
+    interest: NDArray[np.float64],
+    stale: NDArray[np.bool_],
+    *,
+    alone: bool,
+) -> Columns:
+    gross = np.abs(holding.position * market.mark).sum(axis=1)
+    table: Columns = {"ts": market.ts_close, "row": market.rows, "value": entry.equity, "reward": rewards}
+    if alone:
+        table["price"] = market.mark[:, 0]
+    if entry.action.ndim == 1:
+        table["action"] = entry.action
+    if alone:
+        table["position"] = holding.position[:, 0]
+    return table | {
+        "cash": entry.cash,
+        "exposure": np.divide(
+            gross, entry.equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (entry.equity > 0.0)
+        ),
+        "borrow": holding.borrow.sum(axis=1),
+        "funding": holding.funding.sum(axis=1),
+        "interest": interest,
+        "stale": stale.any(axis=1),
+    }
+
+
+def _positions_table(market: Market, holding: Holding, stale: NDArray[np.bool_]) -> Columns:
+    steps, symbols = holding.position.shape
+    return {
+        "step": np.repeat(np.arange(steps), symbols),
+        "symbol": np.tile(market.symbols, steps),
+        "price": market.mark.reshape(-1),
+        "position": holding.position.reshape(-1),
+        "stale": stale.reshape(-1),
+    }

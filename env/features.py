@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import inspect
 import marshal
 import re
@@ -16,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env import indicators
-from env.bars import Bars
+from env.bars import Bars, Floats
 from env.coarser import Coarser, check_intervals, fine_lookback
 from env.declaration import Declaration, FeatureFunction, declaration_of
+from env.loading import load_function
 from schemas.errors import InputError, SettingsError
-from schemas.times import interval_us
+from schemas.times import interval_us, to_iso
 
 DEFAULT_FEATURES = ("log_open", "log_high", "log_low", "log_close", "log_volume")
 
@@ -34,6 +34,8 @@ BUILT_IN: dict[str, FeatureFunction] = {
 
 FeatureLike = str | FeatureFunction
 """A feature's name as in ``settings.features``, or a function declared with ``@feature``."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 _NAME = re.compile(r"(?:([1-9]\d*[smhdw]):)?([A-Za-z_][\w.]*(?::[A-Za-z_][\w.]*)?)(?:\(([^()]*)\))?")
 
@@ -69,7 +71,7 @@ class Feature:
         """
         if callable(wanted):
             function, prefix, interval, text = wanted, "", None, None
-            base = f"{wanted.__module__}:{wanted.__qualname__}"
+            base = f"{wanted.__module__}:{getattr(wanted, '__qualname__', type(wanted).__qualname__)}"
         else:
             found = _NAME.fullmatch(wanted.replace(" ", ""))
             if found is None:
@@ -79,7 +81,7 @@ class Feature:
                 )
             coarse, base, text = found.groups()
             prefix, interval = (f"{coarse}:", interval_us(coarse)) if coarse else ("", None)
-            function = _imported(base) if ":" in base else _built_in(base)
+            function = load_function(base, "features") if ":" in base else _built_in(base)
         declared = declaration_of(function)
         if declared is None:
             raise SettingsError(
@@ -97,8 +99,12 @@ class Feature:
         """The name, and for a user's function the hash of its source."""
         return f"{self.name}#{self.source}" if self.source else self.name
 
-    def lookback(self, interval: int) -> int:
+    def lookback(self, interval: int, rows: int = 1) -> int:
         """Bars of ``interval`` µs before a row that the feature needs there.
+
+        Args:
+            interval: Length of a bar, µs.
+            rows: Most bars that close within one interval; above 1 on a common clock of symbols that close apart.
 
         Raises:
             SettingsError: The feature's own interval is no multiple of this one.
@@ -106,29 +112,42 @@ class Feature:
         if self.interval is None:
             return self.bars_back
         check_intervals(interval, self.interval, self.name)
-        return fine_lookback(self.bars_back, self.interval // interval)
+        return fine_lookback(self.bars_back, self.interval // interval * rows)
 
-    def compute(self, bars: Bars) -> NDArray[np.float32]:
-        """Compute the feature of bars of its own interval, float32 (n,); 0 in the first ``bars_back`` rows.
+    def compute(self, bars: Bars) -> Floats:
+        """Compute the feature of bars that begin with one that has prices, float64 (n,).
+
+        It is 0 where the look-back reaches behind the first bar.
 
         Raises:
-            InputError: The function returned something else than n finite numbers.
+            InputError: The function returned something else than a finite number a bar.
+            SettingsError: The feature's own interval is no multiple of the bars'.
         """
+        if self.interval is None:
+            return self._values(bars)
+        check_intervals(bars.interval, self.interval, self.name)
+        coarser = Coarser.of(bars, self.interval)
+        return coarser.spread(self._values(coarser.bars))
+
+    def _values(self, bars: Bars) -> Floats:
+        """Values at bars of the feature's own interval, float64 (n,)."""
+        if len(bars) <= self.bars_back:
+            return np.zeros(len(bars))
         values = np.asarray(self.function(bars, *self.arguments))
         if values.shape != (len(bars),) or values.dtype.kind not in "fiub":
             raise InputError(
                 f"feature {self.name!r} of {bars.symbol!r}: expected {len(bars)} numbers, one a bar, got shape"
                 f" {values.shape} of {values.dtype}; correct the function"
             )
-        with np.errstate(over="ignore"):
-            out = values.astype(np.float32)
+        out = values.astype(np.float64)
         out[: self.bars_back] = 0.0
-        bad = ~np.isfinite(out)
+        bad = ~(np.abs(out) <= _LARGEST)
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
-                f"feature {self.name!r} of {bars.symbol!r}, row {row}: expected a finite number from row"
-                f" {self.bars_back} (its look-back) on, got {values[row]}; correct the function or its look-back"
+                f"feature {self.name!r} of {bars.symbol!r}, bar closing {to_iso(int(bars.ts_close[row]))}: expected a"
+                f" finite float32 from row {self.bars_back} (its look-back) on, got {values[row]} in row {row}; correct"
+                " the function or its look-back"
             )
         return out
 
@@ -167,13 +186,13 @@ class Recipe:
         """What is computed and how: part of a window's identity. Equal ones give equal features of equal bars."""
         return f"{VERSION} {' '.join(item.identity for item in self.features)}"
 
-    def lookback(self, interval: int) -> int:
-        """Bars of ``interval`` µs before the first row at which every feature is defined.
+    def lookback(self, interval: int, rows: int = 1) -> int:
+        """Bars before the first row at which every feature is defined; arguments as of :meth:`Feature.lookback`.
 
         Raises:
             SettingsError: A feature's own interval is no multiple of this one.
         """
-        return max(item.lookback(interval) for item in self.features)
+        return max(item.lookback(interval, rows) for item in self.features)
 
     def compute(self, bars: Bars) -> NDArray[np.float32]:
         """Compute the features of one symbol, float32 (n, F).
@@ -182,23 +201,14 @@ class Recipe:
         bar with prices and where a feature's look-back reaches behind it.
 
         Raises:
-            InputError: A function returned something else than n finite numbers.
+            InputError: A function returned something else than a finite number a bar.
             SettingsError: A feature's interval is no multiple of the bars'.
         """
         first = bars.first_valid
         seen = bars[first:]
         out = np.zeros((len(bars), len(self.features)), dtype=np.float32)
-        coarser: dict[int, Coarser] = {}
         for column, item in enumerate(self.features):
-            if item.interval is None:
-                out[first:, column] = item.compute(seen)
-                continue
-            check_intervals(bars.interval, item.interval, item.name)
-            if item.interval not in coarser:
-                coarser[item.interval] = Coarser.of(seen, item.interval)
-            coarse = coarser[item.interval]
-            if coarse.bars is not None:
-                out[first:, column] = coarse.spread(item.compute(coarse.bars))
+            out[first:, column] = item.compute(seen)
         return out
 
 
@@ -208,22 +218,6 @@ def _built_in(name: str) -> FeatureFunction:
         hint = f"did you mean {near[0]!r}?" if near else f"known features: {', '.join(BUILT_IN)}"
         raise SettingsError(f"unknown feature {name!r}; {hint}; a function of yours is 'package.module:function'")
     return BUILT_IN[name]
-
-
-def _imported(path: str) -> FeatureFunction:
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SettingsError(
-            f"feature {path!r}: expected an importable module {module_name!r}, got: {error}; is it on the Python path?"
-        ) from error
-    function: FeatureFunction | None = getattr(module, name, None)
-    if not callable(function):
-        near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "define it there"
-        raise SettingsError(f"feature {path!r}: module {module_name!r} has no function {name!r}; {hint}")
-    return function
 
 
 def _arguments(name: str, function: FeatureFunction, text: str | None) -> tuple[int | float, ...]:

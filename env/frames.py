@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.bars import PRICES, Floats, SymbolBars
+from env.bars import PRICES, Floats, Ints, SymbolBars
 from schemas.errors import InputError
+from schemas.times import DAY, HOUR
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -27,7 +28,8 @@ def read_frames(frame: DataFrame | Mapping[str, DataFrame], symbol: str = "frame
             any case; others are ignored. NaN prices mean a missing bar.
         symbol: Name of the instrument, where the frame names none.
 
-    A bar's closing time is its opening time plus the shortest distance of two bars of its symbol.
+    A bar's closing time is its opening time plus the shortest distance of two bars of its symbol. Days and longer bars
+    are counted on the clock of the index's time zone, where a day may have 23 or 25 hours.
 
     Returns:
         One entry a symbol, in order of appearance.
@@ -43,6 +45,9 @@ def read_frames(frame: DataFrame | Mapping[str, DataFrame], symbol: str = "frame
     column = next((name for name in frame.columns if str(name).lower() in _SYMBOL), None)
     if column is None:
         return [_read(frame, symbol)]
+    if bool(frame[column].isna().any()):
+        row = int(np.argmax(frame[column].isna().to_numpy()))
+        raise InputError(f"frame, row {row}, column {column!r}: expected a symbol, got none; correct or drop the row")
     return [_read(part, str(name)) for name, part in frame.groupby(column, sort=False)]
 
 
@@ -66,12 +71,31 @@ def _read(frame: DataFrame, symbol: str) -> SymbolBars:
     if bool(index.isna().any()):
         row = int(np.argmax(np.asarray(index.isna())))
         raise InputError(f"frame {symbol!r}, row {row}, index: expected a time, got NaT; correct or drop the row")
-    ts_open = np.asarray((index if index.tz is None else index.tz_convert("UTC")).as_unit("us").asi8)
-    steps = np.diff(ts_open)
-    interval = int(steps[steps > 0].min()) if (steps > 0).any() else 1
+    ts_open, ts_close = _times(index)
     values = {name: _numbers(frame[columns[name]], symbol, name) for name in wanted}
     funding = next((_numbers(frame[columns[name]], symbol, name) for name in _FUNDING if name in columns), None)
-    return SymbolBars(symbol, 0, ts_open, ts_open + interval, funding=funding, **values)
+    return SymbolBars(symbol, 0, ts_open, ts_close, funding=funding, **values)
+
+
+def _times(index: Any) -> tuple[Ints, Ints]:
+    """Opening and closing times, UTC µs, of an index of opening times."""
+    ts_open = _utc(index)
+    length = _shortest(ts_open)
+    if index.tz is None or length < DAY - HOUR:
+        return ts_open, ts_open + length
+    local = index.tz_localize(None).as_unit("us")
+    ends = local + np.timedelta64(_shortest(local.asi8), "us")
+    return ts_open, _utc(ends.tz_localize(index.tz, nonexistent="shift_forward", ambiguous=np.zeros(len(index), bool)))
+
+
+def _utc(index: Any) -> Ints:
+    return np.asarray((index if index.tz is None else index.tz_convert("UTC")).as_unit("us").asi8)
+
+
+def _shortest(ts: Ints) -> int:
+    """Shortest rise; any number above 0 where there is none, which the checks of the bars refuse."""
+    steps = np.diff(ts)
+    return int(steps[steps > 0].min()) if (steps > 0).any() else 1
 
 
 def _numbers(column: Series, symbol: str, name: str) -> Floats:

@@ -13,6 +13,7 @@ from env.bars_per_year import bars_per_year
 from env.common_clock import CommonClock
 from env.features import DEFAULT_FEATURES, FeatureLike, Recipe
 from env.frames import read_frames
+from env.padding import with_room
 from env.scaler import Scaler
 from schemas.errors import InputError
 from schemas.times import SECOND
@@ -124,7 +125,7 @@ class MarketData:
             if scaler is not None:
                 scaler.require(self.recipe.identity)
                 features = scaler.apply(features)
-            self._scaled = (version, limit, np.clip(features, -limit, limit))
+            self._scaled = (version, limit, with_room(np.clip(features, -limit, limit)))
         return self._scaled[2]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,82 +2,74 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from env.accounting import BATCH, ONE, RUIN_RATIO, Costs, borrow_cost, fill_target
+from env.accounting import BATCH, ONE, PORTFOLIO, RUIN_RATIO, Costs, Value, Values, fees, fill_price
+from env.actions import Action, action_reader
+from env.bar_reader import BarReader
 from env.episode_record import EpisodeRecord, Reason, build_record
-from env.ledger import Ledger
-from env.market_data import MarketData, Scaler
+from env.exits import END_OF_DATA, LIQUIDATION, TAKE_PROFIT, Bar, Margin, Protection
+from env.journal import Journal
+from env.market_data import MarketData
+from env.observation import LEAST_EQUITY, OBSERVATION_LIMIT, Account, Observer
+from env.orders import Orders, Wanted
+from env.rewards import RewardInput, reward_function
+from env.scaler import Scaler
 from env.settings import EnvSettings
-from schemas.errors import ActionError, InputError, SettingsError
+from env.starts import Start, Starts
+from schemas.errors import InputError
 
-POSITION_FEATURES = 3
-"""Numbers at the end of an observation: exposure, return of the open trade, time in it."""
-
-OBSERVATION_LIMIT = 10.0
-"""Observations are clipped to ± this, as Stable-Baselines3's ``VecNormalize`` does (``clip_obs=10``)."""
-
-# A number per environment: float (or int) for one environment, an array (B,) for a batch. The code is the same.
-Value = Any
+__all__ = ["OBSERVATION_LIMIT", "MarketModel"]
 
 _FIRST_CAPACITY = 4096
-_VIEWS = ("_open", "_mark", "_tradable", "_columns", "_windows")
 
-_UNBEGUN: dict[str, Any] = {
-    "row": 0,
-    "end": 0,
-    "cash": 0.0,
-    "position": 0.0,
-    "held": 0.0,
-    "equity": 0.0,
-    "trade_equity": 0.0,
-    "trade_row": 0,
-    "terminated": False,
-    "ended": True,
-    "_cell": 0,
-}
+# What an environment is before its first episode, and what is set anew at each start.
+_PER_ENV: dict[str, Any] = {
+    "row": 0, "end": 0, "cash": 0.0, "equity": 0.0, "highest": 1.0, "cancelled": 0, "terminated": False, "ended": True,
+}  # fmt: skip
+_PER_SYMBOL: dict[str, Any] = {
+    "position": 0.0, "chosen": 0.0, "carried": 0.0, "cost": 1.0, "best": 0.0, "entry_row": 0,
+}  # fmt: skip
 
 
 class MarketModel:
     """Accounts that trade on bars: decide at the close of bar t, fill at the open of t + 1, mark at its close.
 
-    ``num_envs=None`` is one environment without a batch axis: state, actions and rewards are Python numbers. A number
-    B gives arrays (B,). The step is the same code for both.
-
-    An order is sent when the chosen target differs from the target held; a held one drifts with the market. On a
-    missing bar an order is cancelled: it does not wait, its target does not count as held, and choosing it again
-    sends a new one. An account is ruined, and its episode terminated, when its equity is at or below 0 at the open or
-    the close of a bar (precisely: at or below ``RUIN_RATIO`` of the last step's equity). A ruin at the open is marked
-    there: no fill, no recovery by the close.
+    ``num_envs=None`` is one environment without a batch axis: actions and rewards are Python numbers. A number B gives
+    arrays (B,). In a portfolio what belongs to a symbol is (S, B). The step is the same code for all, and its rules
+    are numbered as in docs/env.md.
 
     Args:
         data: The bars.
-        settings: Episode, costs, targets.
+        settings: Episode, execution, costs, observations, reward.
         scaler: Applied to the features; None leaves them as they are.
         num_envs: B, or None.
         rngs: One generator per environment, which draws the starts. Each reset takes exactly two numbers from it.
 
     Raises:
-        SettingsError: The window does not fit into the bars of a symbol.
+        SettingsError: The window does not fit into the bars of a symbol, or there is no such reward.
     """
 
-    # State, one number per environment. ``row`` and ``end`` (its last row) index the arrays of ``data``.
+    # One number per environment. ``row`` and ``end`` (its last row) index the arrays of the bars.
     row: Value
     end: Value
     cash: Value
-    position: Value
-    held: Value  # the target that the position was last brought to
     equity: Value
-    trade_equity: Value  # equity just before the open trade
-    trade_row: Value  # row of its first fill
+    highest: Value  # equity of the episode so far
+    cancelled: Value  # orders
     terminated: Value
     ended: Value
-    _cell: Value  # row + _cell is where the ledger keeps the step that ends at row
+    # One number per environment and symbol.
+    position: Values
+    chosen: Values  # the discrete target that was chosen last
+    carried: Values  # what is left of an order
+    cost: Values  # average cost of the open trade
+    best: Values  # best price since its entry, in its direction; kept for trailing stops alone
+    entry_row: Values
 
     def __init__(
         self,
@@ -92,28 +84,44 @@ class MarketModel:
             raise InputError(f"market model: expected {count} generators, one per environment, got {len(rngs)}")
         self.data, self.settings, self.rngs = data, settings, list(rngs)
         self.num_envs = count
-        self._batched = num_envs is not None
-        self._ops = BATCH if self._batched else ONE
-        self._costs = Costs(settings.fee, settings.slippage, settings.borrow, settings.lot)
-        self._weights: Any = np.array(settings.targets) if self._batched else settings.targets
-        self._features = data.scaled(scaler or Scaler.identity(), OBSERVATION_LIMIT)
-        self._first, self._last = self._start_rows()
+        self._bars = data.on_common_clock() if settings.portfolio else data
+        symbols = len(data.symbols) if settings.portfolio else None
+        self._single = num_envs is None
+        self._plain = self._single and not settings.portfolio
+        self._ops = ONE if self._plain else PORTFOLIO if settings.portfolio else BATCH
+        self._per_symbol = (count,) if symbols is None else (symbols, count)
+        self._starts = Starts(data, settings)
+        features = self._bars.scaled(scaler, OBSERVATION_LIMIT)
+        self._observer = Observer(features, settings, self._ops, symbols, num_envs)
+        self._actions = action_reader(settings, num_envs, symbols)
+        self._reward = reward_function(settings, None if self._plain else count)
 
-        for name, value in _UNBEGUN.items():
-            setattr(self, name, np.full(count, value) if self._batched else value)
-        self._symbol = np.zeros(count, dtype=np.int64)
-        self._start = np.zeros(count, dtype=np.int64)
+        self._costs = Costs.of(settings)
+        self._orders = Orders(settings, self._ops)
+        self._margin = Margin(settings, self._ops)
+        self._protection = Protection(settings, self._ops)
+        self._trails = self._protection.trails
+        self._read = BarReader(self._bars, plain=self._plain)
+        choices = (0.0, max(settings.targets), min(settings.targets))
+        table = settings.targets if settings.actions == "targets" else choices
+        self._targets: Any = table if self._plain else np.array(table)
 
-        longest = int((self._last - self._first).max()) + 1
-        self._capacity = min(settings.episode_length or longest, longest, _FIRST_CAPACITY)
-        self._room = self._capacity
-        self._ledger = {name: np.zeros((count, self._capacity)) for name in Ledger._fields}
-        self._bind()
+        for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, self._per_symbol)):
+            for name, value in names.items():
+                setattr(self, name, value if self._plain else np.full(shape, value))
+        self._begun: list[Start | None] = [None] * count
+        self._first_step = np.zeros(count, dtype=np.int64)
+        self._steps = 0  # that the model has taken
+        capacity = min(self._starts.longest, _FIRST_CAPACITY)
+        self._journal = Journal(
+            settings, (count,), self._per_symbol, self._actions.recorded, capacity, plain=self._plain
+        )
+        self._room = self._journal.capacity
 
     @property
     def observation_size(self) -> int:
         """Length of one observation: window × features + position features."""
-        return int(self.settings.window * self._features.shape[1] + POSITION_FEATURES)
+        return int(self._observer.size)
 
     # -- episodes ---------------------------------------------------------------------------------------------------
 
@@ -122,16 +130,17 @@ class MarketModel:
 
         Args:
             indices: Numbers of environments.
-            symbol: Name to trade; None draws one, uniformly.
+            symbol: Name to trade; None draws one, uniformly. Not in a portfolio.
             start_row: Absolute row of the first observation; None as ``settings.starts`` says.
 
         Raises:
             InputError: The symbol is unknown, or the row leaves no room for the window before or one bar after it.
         """
         for index in indices:
-            draw_symbol, draw_row = self.rngs[index].random(2)  # always two: draw k is the same whatever was asked
-            number = int(draw_symbol * len(self.data.symbols)) if symbol is None else self.data.number(symbol)
-            self._begin(index, number, self._start_row(number, start_row, draw_row))
+            draws = self.rngs[index].random(2).tolist()  # always two: draw k is the same whatever was asked
+            old = self._begun[index]
+            last = None if old is None else (old.symbol, int(_of(self.row, index)))
+            self._begin(index, self._starts.choose(draws, symbol, start_row, last))
 
     def rewind(self, indices: Iterable[int]) -> None:
         """Put each of the environments ``indices`` back to the start of its episode, without a draw.
@@ -139,57 +148,19 @@ class MarketModel:
         The vector face needs it: an environment that begins a new episode sits out a step that the others take.
         """
         for index in indices:
-            self._begin(index, int(self._symbol[index]), int(self._start[index]))
+            self._begin(index, self._episode(index))
 
-    def _begin(self, index: int, symbol: int, start: int) -> None:
+    def _begin(self, index: int, start: Start) -> None:
         cash = self.settings.initial_cash
-        last = int(self.data.offsets[symbol + 1]) - 1
-        length = self.settings.episode_length
-        begun = _UNBEGUN | {
-            "row": start,
-            "end": last if length is None else min(start + length, last),
-            "cash": cash,
-            "equity": cash,
-            "trade_equity": cash,
-            "ended": False,
-            "_cell": index * self._capacity - start - 1,
-        }
-        for name, value in begun.items():
-            if self._batched:
-                getattr(self, name)[index] = value
-            else:
+        begun = {"row": start.row, "end": start.end, "cash": cash, "equity": cash, "highest": cash, "ended": False}
+        for name, value in (_PER_ENV | _PER_SYMBOL | begun).items():
+            if self._plain:
                 setattr(self, name, value)
-        self._symbol[index], self._start[index] = symbol, start
-
-    def _start_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First and last row, in ``data``, at which an episode of each symbol can start, int64 (S,) each."""
-        data, window = self.data, self.settings.window
-        first = data.offsets[:-1] + data.first_valid + window
-        last = data.offsets[1:] - 2
-        if (last < first).any():
-            number = int(np.argmax(last < first))
-            bars = int(data.offsets[number + 1] - data.offsets[number] - data.first_valid[number])
-            raise SettingsError(
-                f"setting 'window': expected at most {max(bars - 2, 0)} for the {bars} bars of"
-                f" {data.symbols[number]!r}, got {window}; shorten the window or give more bars"
-            )
-        return first, last
-
-    def _start_row(self, symbol: int, wanted: int | None, draw: float) -> int:
-        first, last = int(self._first[symbol]), int(self._last[symbol])
-        if wanted is not None:
-            base = int(self.data.base_rows[symbol] - self.data.offsets[symbol])
-            if not isinstance(wanted, (int, np.integer)) or not first + base <= wanted <= last + base:
-                raise InputError(
-                    f"start_row of {self.data.symbols[symbol]!r}: expected {first + base}..{last + base}"
-                    f" (window of {self.settings.window} bars before, one bar after), got {wanted!r}"
-                )
-            return int(wanted) - base
-        if self.settings.starts == "whole":
-            return first
-        # Leave room for a whole episode where the data has it.
-        last = max(first, last + 1 - (self.settings.episode_length or 1))
-        return first + int(draw * (last - first + 1))
+            else:
+                getattr(self, name)[..., index] = value
+        self._begun[index] = start
+        self._first_step[index] = self._steps
+        self._reward.begin(index)
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -197,146 +168,228 @@ class MarketModel:
         """Take one step in every environment.
 
         Args:
-            actions: Index into ``settings.targets``: an int, or an integer array (B,).
+            actions: As the action space of the settings has them, with a leading axis B for a batch.
 
         Returns:
-            Rewards (log return of equity, unscaled), terminated, truncated; numbers or arrays (B,).
+            Rewards (unscaled), terminated, truncated; numbers or arrays (B,).
 
         Raises:
-            ActionError: An action is not an integer within the targets.
+            ActionError: An action is outside of the action space. No environment has taken the step then.
             InputError: An environment's episode has ended, or none was begun.
         """
-        ops, costs = self._ops, self._costs
-        actions = self._checked(actions)
+        ops, orders, read, settings = self._ops, self._orders, self._read, self.settings
+        if ops.any(self.ended):
+            index = int(np.argmax(self.ended))
+            raise InputError(f"environment {index}: expected a running episode, got an ended one; reset it before step")
+        action = self._actions(actions)
         if not self._room:
             self._make_room()
         self._room -= 1
+        at = self._steps & (self._journal.capacity - 1)
+        self._steps += 1
+        book = self._journal.rows
+        book.exit_kind[at] = 0
 
         row = self.row + 1
-        reference, mark = self._open[row], self._mark[row]
-        weight = self._weights[actions]
-        cash, position, before = self.cash, self.position, self.equity
+        opening, high, low, close = read.open(row), read.high(row), read.low(row), read.mark(row)
+        tradable = read.tradable(row) if read.gaps else True
+        before, cash, position = self.equity, self.cash, self.position
         floor = RUIN_RATIO * before
-        at_open = cash + position * reference
-        solvent = at_open > floor
-        ordered = (weight != self.held) & self._tradable[row] & solvent
-        quantity = price = fee = 0.0
-        if ops.any(ordered):
-            fill = fill_target(ops, cash, position, weight, reference, costs)
-            quantity = ops.where(ordered, fill.quantity, 0.0)
-            price = ops.where(ordered, fill.price, 0.0)
-            fee = ops.where(ordered, fill.fee, 0.0)
-            cash = ops.where(ordered, fill.cash, cash)
-            new = ops.where(ordered, fill.position, position)
-            opened = (new != 0.0) & (position * new <= 0.0)
-            self.trade_equity = ops.where(opened, at_open, self.trade_equity)
-            self.trade_row = ops.where(opened, row, self.trade_row)
-            self.held = ops.where(ordered, weight, self.held)
-            self.position = position = new
 
-        mark = ops.where(solvent, mark, reference)
-        borrow = ops.where(solvent, borrow_cost(ops, position, mark, costs), 0.0)
-        cash = cash - borrow
-        equity = cash + position * mark
-        terminated = ops.negate(solvent & (equity > floor))
+        # Rule 1: margin at the open.
+        notional = position * opening
+        worth = cash + ops.total(notional)
+        solvent = worth > self._margin.required(notional, floor)
+        if not ops.all(solvent):
+            self.carried = ops.where(solvent, self.carried, 0.0)
+            called = ops.where(solvent | (position == 0.0), 0, LIQUIDATION)
+            cash, position = self._close_out(at, called, opening, cash, position)
+            worth = ops.where(solvent, worth, 1.0)  # no order comes of it
+
+        # Rules 2 to 4: orders at the open.
+        if self._trails:
+            self.best = ops.maximum(self.best, ops.where(position > 0.0, opening, -opening))
+        wanted = self._wanted(action, position, opening, worth, solvent, tradable)
+        price: Any = 0.0
+        if orders.carries or ops.any(wanted.new):
+            fills = orders.fill(
+                wanted, cash=cash, position=position, carried=self.carried, equity=worth, opening=opening,
+                tradable=tradable, volume=read.volume(row) if orders.needs_volume else 0.0,
+            )  # fmt: skip
+            price = ops.where(fills.filled, fills.price, 0.0)
+            quantity = fills.position - position
+            cash = cash - ops.total(quantity * price + fees(ops, self._costs, quantity, price))
+            self._note_trades(row, fills.filled, price, position, fills.position)
+            position = fills.position
+            if orders.carries:
+                self.carried = fills.rest
+        book.position[at] = position
+        book.price[at] = price
+
+        # Rules 5 and 6: what closes positions inside the bar.
+        worst = ops.where(position > 0.0, low, high)
+        if settings.protections or self._margin.may_be_called(cash, position, worst, floor):
+            bar = Bar(opening, high, low, close, tradable)
+            cash, position = self._inside(at, bar, action, floor, cash, position)
+
+        # Rule 7: the close.
+        if settings.interest:
+            book.interest[at] = earned = settings.interest * cash
+            cash = cash + earned
+        if settings.borrow:
+            cash = cash - ops.total(settings.borrow * close * ops.maximum(-position, 0.0))
+        if read.funds:
+            cash = cash - ops.total(position * close * read.funding(row))
+        equity = cash + ops.total(position * close)
+        terminated = equity <= floor
         truncated = (row >= self.end) & ops.negate(terminated)
-        rewards = ops.log(ops.maximum(equity / before, RUIN_RATIO))
 
-        self.row, self.cash, self.equity = row, cash, equity
+        # Rule 8: the end.
+        if settings.liquidate_at_end and ops.any(truncated):
+            closed = ops.where(truncated & (position != 0.0), END_OF_DATA, 0)
+            cash, position = self._close_out(at, closed, close, cash, position)
+            equity = cash + ops.total(position * close)
+
+        if book.reward is None:
+            rewards = ops.log(ops.maximum(equity / before, RUIN_RATIO))
+        else:
+            rewards = self._reward(self._reward_input(row, before, equity, cash, position, close))
+            book.reward[at] = rewards
+        self.row, self.cash, self.equity, self.position = row, cash, equity, position
+        self.highest = ops.maximum(self.highest, equity)
         self.terminated, self.ended = terminated, terminated | truncated
-        cell = row + self._cell
-        for column, value in zip(
-            self._columns, (actions, quantity, price, fee, borrow, cash, position, equity, mark), strict=True
-        ):
-            column[cell] = value
+        book.equity[at] = equity
+        book.action[at] = action.recorded
+        if book.cash is not None:
+            book.cash[at] = cash
+        if self._single and not self._plain:
+            return float(rewards[0]), bool(terminated[0]), bool(truncated[0])
         return rewards, terminated, truncated
 
-    def observations(self, out: NDArray[np.float32]) -> None:
-        """Write what is known at the close of the current bars into ``out``, float32 (size,) or (B, size)."""
+    def _wanted(
+        self, action: Action, position: Values, opening: Values, worth: Value, solvent: Value, tradable: Values
+    ) -> Wanted:
+        """Return the orders that the action makes, less those that are cancelled."""
+        ops, orders, kind = self._ops, self._orders, self.settings.actions
+        target: Any = None
+        if kind == "weights":
+            wanted = orders.rebalance(action.main, position, opening, worth)
+        elif kind == "quantities":
+            wanted = orders.trade(action.main)
+        else:
+            target = self._targets[action.main]
+            if kind == "hold_buy_sell":
+                target = ops.where(action.main == 0, self.chosen, target)
+            wanted = orders.choose(target, self.chosen)
+        accepted = solvent
+        if self._read.gaps and not orders.carries:
+            accepted = solvent & tradable
+        if ops.all(accepted):
+            if target is not None:
+                self.chosen = target
+            return wanted
+        if target is not None:
+            self.chosen = ops.where(accepted, target, self.chosen)
+        self.cancelled = self.cancelled + ops.total((wanted.new & ops.negate(accepted)) * 1)
+        return wanted._replace(new=wanted.new & accepted)
+
+    def _note_trades(self, row: Value, filled: Values, price: Values, before: Values, after: Values) -> None:
+        """Keep average cost, entry and best price of the open trades."""
         ops = self._ops
-        window = self.settings.window
-        out[..., :-POSITION_FEATURES] = self._windows[self.row - (window - 1)]
-        in_trade = self.position != 0.0
-        # Of a ruined account nothing but the sign of its position means anything: the clip takes care of the rest.
-        exposure = self.position * self._mark[self.row] / ops.maximum(self.equity, 1e-9)
-        gain = ops.where(in_trade, self.equity / self.trade_equity - 1.0, 0.0)
-        bars = ops.where(in_trade, self.row - self.trade_row + 1, 0)
-        out[..., -3] = ops.minimum(ops.maximum(exposure, -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
-        out[..., -2] = ops.minimum(ops.maximum(gain, -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
-        out[..., -1] = bars / (bars + window)
+        opened = filled & (after != 0.0) & (before * after <= 0.0)
+        increased = filled & ops.negate(opened) & (abs(after) > abs(before))
+        cost = ops.where(opened, price, self.cost)
+        if ops.any(increased):
+            units = ops.where(increased, abs(after), 1.0)
+            mean = (self.cost * abs(before) + price * abs(after - before)) / units
+            cost = ops.where(increased, mean, cost)
+        self.cost = cost
+        self.entry_row = ops.where(opened, row, self.entry_row)
+        if self._trails:
+            self.best = ops.where(opened, ops.where(after > 0.0, price, -price), self.best)
 
-    def _checked(self, actions: Any) -> Any:
-        count = len(self.settings.targets)
-        if not self._batched:
-            if self.ended:
-                raise InputError("environment 0: expected a running episode, got an ended one; reset it before step")
-            try:
-                action = operator.index(actions)
-            except TypeError:
-                action = -1
-            if not 0 <= action < count:
-                raise _action_error(0, actions, count)
-            return action
-        array = np.asarray(actions)
-        if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
-            raise ActionError(
-                f"actions: expected {self.num_envs} integers, one per environment, got shape {array.shape} of"
-                f" {array.dtype}; pass an integer array"
-            )
-        bad = (array < 0) | (array >= count)
-        if bad.any():
-            index = int(np.argmax(bad))
-            raise _action_error(index, array[index], count)
-        if self.ended.any():
-            index = int(np.argmax(self.ended))
-            raise InputError(f"environment {index}: expected a running episode, got an ended one; reset it before step")
-        return array
+    def _inside(
+        self, at: int, bar: Bar, action: Action, floor: Value, cash: Value, position: Values
+    ) -> tuple[Value, Values]:
+        """Liquidate and protect; return cash and positions after it."""
+        ops, margin = self._ops, self._margin
+        held = position != 0.0
+        alone = (ops.total(held * 1) == 1) & held & bar.tradable
+        # An account with several positions is looked at once more at the opens, after its orders.
+        notional = position * bar.open
+        value = cash + ops.total(notional)
+        called = (value <= margin.required(notional, floor)) & (ops.total(alone * 1) == 0)
+        liquidated = ops.where(called & held, LIQUIDATION, 0)
+        if ops.any(liquidated):
+            self.carried = ops.where(called, 0.0, self.carried)
+            cash, position = self._close_out(at, liquidated, bar.open, cash, position)
+            held = position != 0.0
 
-    # -- the ledger -------------------------------------------------------------------------------------------------
+        side = ops.where(position > 0.0, 1.0, -1.0)
+        exits = self._protection.exits(
+            bar, held & bar.tradable, side, margin.price(cash, position, alone), self.cost, self.best, action.distances
+        )
+        if ops.any(exits.kind):
+            cash, position = self._close_out(at, exits.kind, exits.reference, cash, position)
+        if self._trails:
+            self.best = ops.maximum(self.best, ops.where(side > 0.0, bar.high, -bar.low))
+        return cash, position
 
-    def _bind(self) -> None:
-        """Make the views that the step reads and writes: memoryviews give Python numbers, at a fraction of the cost."""
-        data = self.data
-        view: Any = np.asarray if self._batched else memoryview
-        self._open, self._mark, self._tradable = view(data.open), view(data.mark), view(data.tradable)
-        self._columns = [view(column.reshape(-1)) for column in self._ledger.values()]
-        size = self._features.shape[1]
-        flat = self._features.reshape(-1)
-        self._windows = np.lib.stride_tricks.sliding_window_view(flat, self.settings.window * size)[::size]
+    def _close_out(
+        self, at: int, kind: Values, reference: Values, cash: Value, position: Values
+    ) -> tuple[Value, Values]:
+        """Close whole positions where ``kind`` is not 0; return cash and positions after it."""
+        ops, book = self._ops, self._journal.rows
+        closed = kind != 0
+        quantity = ops.where(closed, -position, 0.0)
+        price = fill_price(ops, self._costs, reference, ops.where(quantity > 0.0, 1.0, -1.0))
+        price = ops.where(kind == TAKE_PROFIT, reference, price)  # a limit order
+        cash = cash - ops.total(quantity * price + fees(ops, self._costs, quantity, price))
+        book.exit_kind[at] = ops.where(closed, kind, book.exit_kind[at])
+        book.exit_reference[at] = ops.where(closed, reference, book.exit_reference[at])
+        book.exit_price[at] = ops.where(closed, price, book.exit_price[at])
+        self.carried = ops.where(closed, 0.0, self.carried)
+        return cash, ops.where(closed, 0.0, position)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the views: they can neither be copied nor pickled, and are made again."""
-        return {key: value for key, value in self.__dict__.items() if key not in _VIEWS}
+    def _reward_input(
+        self, row: Value, before: Value, equity: Value, cash: Value, position: Values, close: Values
+    ) -> RewardInput:
+        starts = [self._episode(index) for index in range(self.num_envs)]
+        bases, first = [self._starts.base(start.symbol) for start in starts], [start.row for start in starts]
+        base: Any = bases[0] if self._plain else np.array(bases)
+        begun: Any = first[0] if self._plain else np.array(first)
+        if self.settings.portfolio:
+            position, close = position.T, close.T
+        return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - begun - 1)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._bind()
+    def observations(self) -> NDArray[np.float32]:
+        """Return what is known at the close of the current bars: new float32 (size,), or (B, size)."""
+        row = self.row
+        bars = row - self.entry_row + 1
+        close, divisor = self._read.mark(row), self._ops.maximum(self.equity, LEAST_EQUITY)
+        account = Account(self.cash, self.equity, divisor, self.highest, self.position, close, self.cost, bars)
+        seen = self._observer.observe(row, account)
+        return seen[0] if self._single and not self._plain else seen
 
-    def _make_room(self) -> None:
-        """Count the steps that every environment can still write down; double the ledger when one has none left."""
-        used = int(np.max(self.row - self._start))
-        if used == self._capacity:
-            self._ledger = {name: np.hstack([old, np.zeros_like(old)]) for name, old in self._ledger.items()}
-            self._capacity *= 2
-            cells = np.arange(self.num_envs) * self._capacity - self._start - 1
-            self._cell = cells if self._batched else int(cells[0])
-            self._bind()
-        self._room = self._capacity - used
+    # -- what happened ----------------------------------------------------------------------------------------------
 
     def beginning(self, index: int) -> tuple[str, int]:
-        """Return symbol and absolute start row of the episode of environment ``index``."""
-        symbol = int(self._symbol[index])
-        base = self.data.base_rows[symbol] - self.data.offsets[symbol]
-        return self.data.symbols[symbol], int(self._start[index] + base)
+        """Return symbol (or "portfolio") and absolute start row of the episode of environment ``index``."""
+        start = self._episode(index)
+        return self._starts.name(start.symbol), start.row + self._starts.base(start.symbol)
+
+    def value(self, index: int) -> float:
+        """Return the equity of environment ``index``."""
+        return float(_of(self.equity, index))
 
     def reason(self, index: int) -> Reason:
         """Say why the episode of environment ``index`` ended, or that it is running."""
+        start, row = self._episode(index), int(_of(self.row, index))
         if _of(self.terminated, index):
             return "ruin"
-        row = _of(self.row, index)
-        if row < _of(self.end, index):
+        if row < start.end:
             return "running"
-        return "length" if row - int(self._start[index]) == self.settings.episode_length else "end_of_data"
+        return "end_of_data" if self._starts.at_end(start) else "length"
 
     def episode_record(self, index: int, env_seed: str | None = None) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or its last one until it is reset.
@@ -348,20 +401,36 @@ class MarketModel:
         Raises:
             InputError: No episode was begun.
         """
-        if not self._start[index]:
-            raise InputError(f"environment {index}: expected an episode, got none; reset it first")
-        symbol, start = int(self._symbol[index]), int(self._start[index])
-        steps = _of(self.row, index) - start
-        ledger = Ledger(**{name: column[index, :steps].copy() for name, column in self._ledger.items()})
+        start = self._episode(index)
+        steps = int(_of(self.row, index)) - start.row
         return build_record(
-            self.data, self.settings, ledger, symbol=symbol, start=start, reason=self.reason(index), env_seed=env_seed
+            self._bars,
+            self.settings,
+            self._journal.read(index, int(self._first_step[index]), steps),
+            symbol=self._starts.name(start.symbol),
+            symbols=self.data.symbols if self.settings.portfolio else (self.data.symbols[start.symbol],),
+            start=start.row,
+            base=self._starts.base(start.symbol),
+            reason=self.reason(index),
+            env_seed=env_seed,
+            cancelled=int(_of(self.cancelled, index)),
+            labels=self._actions.labels,
         )
 
+    def _episode(self, index: int) -> Start:
+        start = self._begun[index]
+        if start is None:
+            raise InputError(f"environment {index}: expected an episode, got none; reset it first")
+        return start
 
-def _action_error(index: int, action: Any, count: int) -> ActionError:
-    return ActionError(f"environment {index}: expected an action 0..{count - 1}, got {action!r}; use the action space")
+    def _make_room(self) -> None:
+        """Count the steps that every environment can still write down; double the journal when one has none left."""
+        running = self._steps - int(self._first_step.min())
+        if running >= self._journal.capacity:
+            self._journal.grow(self._steps)
+        self._room = self._journal.capacity - running
 
 
-def _of(value: Value, index: int) -> int:
+def _of(value: Value, index: int) -> Any:
     """Take one environment's number out of the state."""
-    return int(np.atleast_1d(value)[index])
+    return value[index] if isinstance(value, np.ndarray) else value

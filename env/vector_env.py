@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
+from env.faces import RENDER_MODES, opened, rendered
 from env.market_data import MarketData
 from env.market_model import OBSERVATION_LIMIT, MarketModel
 from env.scaler import Scaler
@@ -53,13 +54,13 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
 
     ## Arguments
     Args:
-        data: Bars, or a pandas DataFrame of bars of one symbol (see ``MarketData.from_frame``).
+        data: ``MarketData``, or pandas DataFrames of bars (see ``MarketData.from_frame``).
         settings: ``EnvSettings``, a mapping of its fields, or None for the defaults.
         num_envs: B.
         scaler: Standardises the features; fitted on training data (``Scaler.fit``). None leaves them as they are.
         streams: One source of random starts for each environment; None: they are seeded by ``reset``.
-        symbol: Trade this symbol in every episode; None draws one of them per episode.
-        render_mode: None, "ansi" or "rgb_array": as of ``TradingEnv``, one of each environment.
+        symbol: Trade this symbol in every episode; None draws one of them per episode. Not in a portfolio.
+        render_mode: None, "ansi" or "rgb_array": what ``TradingEnv`` renders, of each environment.
 
     ``reset`` takes the options ``symbol`` and ``start_row`` (absolute), one for all or a sequence (B,) of one each, and
     ``reset_mask``, bool (B,): the environments that begin anew, while the others go on.
@@ -70,14 +71,14 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - gymnasium declares it so
-        "render_modes": ["ansi"],
-        "render_fps": 1,
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 10,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
     def __init__(
         self,
-        data: MarketData | DataFrame,
+        data: MarketData | DataFrame | Mapping[str, DataFrame],
         settings: EnvSettings | Mapping[str, Any] | None = None,
         *,
         num_envs: int,
@@ -90,24 +91,18 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             raise InputError(f"num_envs: expected 1 or more, got {num_envs}; ask for one at least")
         if streams is not None and len(streams) != num_envs:
             raise InputError(f"streams: expected {num_envs}, one for each environment, got {len(streams)}")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise InputError(f"render_mode: expected None or 'ansi', got {render_mode!r}; choose one of these")
-        bars = data if isinstance(data, MarketData) else MarketData.from_frame(data)
-        if not isinstance(settings, EnvSettings):
-            settings = EnvSettings.from_mapping(settings or {})
-        if symbol is not None:
-            bars.number(symbol)  # raises for an unknown one
+        bars, settings = opened(data, settings, symbol, render_mode)
         self.num_envs = num_envs
         self.settings = settings
         self.symbol = symbol
         self.render_mode = render_mode
         self._streams = [Stream(source) for source in (streams if streams is not None else [None] * num_envs)]
-        self._model = MarketModel(bars, settings, scaler, num_envs, [stream.rng for stream in self._streams])
+        self.model = MarketModel(bars, settings, scaler, num_envs, [stream.rng for stream in self._streams])
         self._env_seeds: list[str | None] = [None] * num_envs
         self._reward_scale = settings.reward_scale
         symbols = len(bars.symbols) if settings.portfolio else 1
         self.single_action_space = action_space(settings, symbols)
-        self.single_observation_space = observation_space(self._model.observation_size, OBSERVATION_LIMIT)
+        self.single_observation_space = observation_space(self.model.observation_size, OBSERVATION_LIMIT)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         # Environments whose episode ended, which the next step resets; and whether a step that failed has done so.
@@ -134,13 +129,13 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             self._streams[index].begin(seeds[index])
             self._begin(index, symbols[index], start_rows[index])
         self._ended = self._ended[~mask[self._ended]]
-        return self._observations(), self._beginnings(indices)
+        return self.model.observations(), self._beginnings(indices)
 
     def _begin(self, index: int, symbol: str | None, start_row: int | None) -> None:
         stream = self._streams[index]
         self._env_seeds[index] = stream.draw()
-        self._model.rngs[index] = stream.rng
-        self._model.reset([index], symbol, start_row)
+        self.model.rngs[index] = stream.rng
+        self.model.reset([index], symbol, start_row)
 
     def step(
         self, actions: Any
@@ -149,11 +144,9 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         ended = self._ended
         if ended.size:
             return self._step_and_reset(actions, ended)
-        rewards, terminated, truncated = self._model.step(actions)
-        infos: Infos = {}
-        if self._model.ended.any():
-            infos = self._endings()
-        return self._observations(), rewards * self._reward_scale, terminated, truncated, infos
+        rewards, terminated, truncated = self.model.step(actions)
+        infos = self._endings() if np.count_nonzero(self.model.ended) else {}
+        return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def _step_and_reset(
         self, actions: Any, reset: NDArray[np.int64]
@@ -166,16 +159,16 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         ignored = np.array(actions)
         if ignored.shape[:1] == (self.num_envs,):  # else the model says what is wrong
             ignored[reset] = 0
-        rewards, terminated, truncated = self._model.step(ignored)
-        self._model.rewind(reset)
+        rewards, terminated, truncated = self.model.step(ignored)
+        self.model.rewind(reset)
         self._begun = False
         self._ended = reset[:0]
         for column in (rewards, terminated, truncated):
             column[reset] = 0
         infos = self._beginnings(reset)
-        if self._model.ended.any():
+        if np.count_nonzero(self.model.ended):
             infos |= self._endings()
-        return self._observations(), rewards * self._reward_scale, terminated, truncated, infos
+        return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def episode_record(self, index: int) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or after its end the last one, until its reset.
@@ -183,28 +176,33 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         Raises:
             InputError: Before the first reset.
         """
-        return self._model.episode_record(index, self._env_seeds[index])
+        return self.model.episode_record(index, self._env_seeds[index])
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return what ``TradingEnv.render`` returns, of each environment; None without a render mode.
+
+        Raises:
+            InputError: Before the first reset.
+        """
+        if self.render_mode is None:
+            return None
+        records = map(self.episode_record, range(self.num_envs))
+        return tuple(rendered(self.render_mode, self.model.data, record) for record in records)
 
     # -- what goes out ----------------------------------------------------------------------------------------------
-
-    def _observations(self) -> Observations:
-        # A new array each time, written once: who keeps it keeps it, and nothing is copied.
-        out = np.empty((self.num_envs, self._model.observation_size), dtype=np.float32)
-        self._model.observations(out)
-        return out
 
     def _beginnings(self, indices: NDArray[np.int64]) -> Infos:
         infos: Infos = {}
         for index in indices.tolist():
-            symbol, start_row = self._model.beginning(index)
+            symbol, start_row = self.model.beginning(index)
             infos = self._add_info(infos, {"symbol": symbol, "start_row": start_row}, index)
         return infos
 
     def _endings(self) -> Infos:
-        self._ended = np.flatnonzero(self._model.ended)
+        self._ended = np.flatnonzero(self.model.ended)
         infos: Infos = {}
         for index in self._ended.tolist():
-            info = {"reason": self._model.reason(index), "value": float(self._model.equity[index])}
+            info = {"reason": self.model.reason(index), "value": self.model.value(index)}
             infos = self._add_info(infos, info, index)
         return infos
 

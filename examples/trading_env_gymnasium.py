@@ -45,7 +45,7 @@ def own_it_always(_observation: np.ndarray) -> int:
 
 def own_what_rises(observation: np.ndarray) -> int:
     """Be long while the log returns of the last 50 closes add up to more than their usual sum (they are scaled)."""
-    closes = observation[:-3].reshape(SETTINGS.window, -1)[:, 3]
+    closes = observation[:-5].reshape(SETTINGS.window, -1)[:, 3]
     return int(closes.sum() > 0.0)
 
 

@@ -16,8 +16,13 @@ check_rooms()
 import env  # noqa: E402 - only after it is known to be ours
 
 if TYPE_CHECKING:
+    from env.bars import Bars, SymbolBars
+    from env.declaration import feature
     from env.episode_record import EpisodeRecord
+    from env.lookahead import check_feature
     from env.market_data import MarketData
+    from env.policies import baselines, play
+    from env.rewards import RewardInput
     from env.scaler import Scaler
     from env.settings import EnvSettings
     from env.trading_env import TradingEnv
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from trainer.settings import EventSettings
 
 __all__ = [
+    "Bars",
     "EnvSettings",
     "EpisodeRecord",
     "EventCallbacks",
@@ -37,18 +43,25 @@ __all__ = [
     "LocalStack",
     "MarketData",
     "MillraceError",
+    "RewardInput",
     "Scaler",
+    "SymbolBars",
     "TradingEnv",
     "TradingVectorEnv",
     "__version__",
+    "baselines",
+    "check_feature",
+    "feature",
     "finish_run",
     "open_checkpoint",
+    "play",
     "publish_events",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Bars": "env.bars",
     "EnvSettings": "env.settings",
     "EpisodeRecord": "env.episode_record",
     "EventCallbacks": "trainer.callbacks",
@@ -56,11 +69,17 @@ _HOMES = {
     "LocalStack": "millrace.stack",
     "MarketData": "env.market_data",
     "MillraceError": "schemas.errors",
+    "RewardInput": "env.rewards",
     "Scaler": "env.scaler",
+    "SymbolBars": "env.bars",
     "TradingEnv": "env.trading_env",
     "TradingVectorEnv": "env.vector_env",
+    "baselines": "env.policies",
+    "check_feature": "env.lookahead",
+    "feature": "env.declaration",
     "finish_run": "trainer.callbacks",
     "open_checkpoint": "trainer.checkpoints",
+    "play": "env.policies",
     "publish_events": "trainer.publish",
 }
 

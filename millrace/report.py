@@ -17,6 +17,9 @@ from analytics.names import Answer, query
 
 ALL = "all symbols"
 
+# Policies as people call them.
+_NAMES = {"buy_and_hold": "buy-and-hold", "sma_cross": "SMA cross"}
+
 
 class Progress:
     """Prints lines with the seconds since it was made."""
@@ -112,7 +115,10 @@ def print_test_results(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = ("symbol", "policy", "return", "pnl", "max drawdown", "trades", "costs")
     table = _table(columns, set(range(2, 7)))
     previous = None
+    symbols = {row["symbol"] for row in rows} - {ALL}
     for row in rows:
+        if row["symbol"] == ALL and len(symbols) == 1:
+            continue  # The same figures again.
         if previous not in (None, row["symbol"]):
             table.add_section()
         previous = row["symbol"]
@@ -135,9 +141,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     agent = returns.pop("agent", None)
     if agent is None:
         return "There is no result of the agent on the test split."
-    names = {"buy_and_hold": "buy-and-hold"}
-    beaten = [f"{names.get(name, name)} ({value:+.2%})" for name, value in returns.items() if agent > value]
-    not_beaten = [f"{names.get(name, name)} ({value:+.2%})" for name, value in returns.items() if agent <= value]
+    beaten = [f"{_NAMES.get(name, name)} ({value:+.2%})" for name, value in returns.items() if agent > value]
+    not_beaten = [f"{_NAMES.get(name, name)} ({value:+.2%})" for name, value in returns.items() if agent <= value]
     parts = [f"beat {_join(beaten)}"] if beaten else []
     parts += [f"did NOT beat {_join(not_beaten)}"] if not_beaten else []
     return f"On bars that it had never seen the agent returned {agent:+.2%} after costs: it {' and '.join(parts)}."

@@ -44,6 +44,10 @@ class Checker:
         volume = rows.volume
         sound = np.isnan(volume) | (np.isfinite(volume) & (volume >= 0))
         self._reject(~sound, "volume", _number_at(volume), "a finite number of at least 0, or nothing", "volume")
+        if (rate := rows.funding_rate) is not None:
+            self._reject(
+                np.isinf(rate), "funding rate", _number_at(rate), "a finite number, or nothing", "funding rate"
+            )
         high, low = prices["high"], prices["low"]
         self._reject(high < low, "high", _number_at(high), "at least the low", "high below low")
         for name in ("open", "close"):

@@ -42,6 +42,8 @@ class Bars:
         low: (n,) float64, lowest price.
         close: (n,) float64, last price.
         volume: (n,) float64, units traded; NaN where the feed has none.
+        funding_rate: (n,) float64, fraction of the notional that a long pays at the close, NaN where none is due; None
+            where the feed has no such column.
     """
 
     symbol: str
@@ -54,10 +56,13 @@ class Bars:
     low: Floats
     close: Floats
     volume: Floats
+    funding_rate: Floats | None = None
 
     def __post_init__(self) -> None:
         for column in (self.ts_open, self.ts_close, self.open, self.high, self.low, self.close, self.volume):
             column.flags.writeable = False
+        if self.funding_rate is not None:
+            self.funding_rate.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.ts_close)
@@ -190,7 +195,9 @@ def _bars(rows: Rows, at: Ints, symbol: str, interval: str, adjusted: bool) -> B
     prices = {name: rows.prices[name][at] * factor for name in PRICES}
     ts_open = rows.ts[at]
     ts_close = ts_open + interval_us(interval)
-    return Bars(symbol, interval, adjusted, ts_open, ts_close, volume=rows.volume[at] / factor, **prices)
+    volume = rows.volume[at] / factor
+    funding_rate = None if rows.funding_rate is None else rows.funding_rate[at]
+    return Bars(symbol, interval, adjusted, ts_open, ts_close, **prices, volume=volume, funding_rate=funding_rate)
 
 
 def _source(path: Path) -> str:

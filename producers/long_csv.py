@@ -4,7 +4,8 @@
     AAPL,2000-03-01,118.56,132.06,118.5,130.31,9616100,4.186662803811
 
 Columns in any order, names in any case; further columns are ignored. A file without the symbol's column holds one
-symbol. Volume may be absent. This module reads text as numbers; whether they make sound bars is ``checks``' matter.
+symbol. Volume may be absent; Funding Rate may be there. This module reads text as numbers; whether they make sound bars
+is ``checks``' matter.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _ALIASES = {
     "date": ("date", "timestamp", "datetime"),
     **{name: (name,) for name in (*PRICES, "volume")},
     "adj close": ("adj close", "adj_close", "adjclose"),
+    "funding rate": ("funding rate", "funding_rate", "fundingrate"),
 }
+_MAY_BE_BLANK = ("volume", "funding rate")
 _GZIP_MAGIC = b"\x1f\x8b"
 # Rows held as text at once: bounds the memory of a large file at some tens of MB beside its numbers.
 _BLOCK = 50_000
@@ -181,6 +184,7 @@ class _Reading:
             prices={name: floats[name] for name in PRICES},
             volume=floats.get("volume", np.full(len(ints["row"]), np.nan)),
             adj_close=floats.get("adj close"),
+            funding_rate=floats.get("funding rate"),
             names=self._header.names,
             symbols=list(self._codes),
             bad=self._bad,
@@ -197,7 +201,7 @@ class _Reading:
         self._reject(good, wrong, "date", texts["date"], EXPECTED_TIME, "time")
         floats: dict[str, Floats] = {}
         for column in self._floats:
-            floats[column], wrong = _numbers(texts[column], blank=np.nan if column == "volume" else None)
+            floats[column], wrong = _numbers(texts[column], blank=np.nan if column in _MAY_BE_BLANK else None)
             self._reject(good, wrong, column, texts[column], "a number", "number")
         for column, values in floats.items():
             self._floats[column].append(values[good])

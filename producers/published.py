@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from eventlog.log import Log, StoredRecord
 from producers.feed import Bars, Feed
-from producers.rows import Flags, Ints
+from producers.rows import Flags, Floats, Ints
 from schemas.bars import BarsRecord, decode_bars
 from schemas.errors import FeedError, SchemaError
 from schemas.times import to_iso
@@ -16,7 +17,7 @@ from schemas.times import to_iso
 # Records of up to a megabyte are read this many at a time.
 _PAGE = 64
 
-_COLUMNS = ("ts_open", "open", "high", "low", "close", "volume")
+_COLUMNS = ("ts_open", "open", "high", "low", "close", "volume", "funding_rate")
 
 
 def missing_bars(log: Log, topic: str, feed_name: str, feed: Feed) -> dict[str, Ints]:
@@ -78,9 +79,8 @@ class _Series:
         ours = np.flatnonzero(self.bars.ts_close[at] == ts)
         at = at[ours]
         for name in _COLUMNS:
-            held = np.array(getattr(record, name), dtype=np.float64 if name != "ts_open" else np.int64)[ours]
-            got = getattr(self.bars, name)[at]
-            # A volume that is not given is NaN on both sides.
+            held, got = _column(getattr(record, name), ours), _column(getattr(self.bars, name), at)
+            # A volume or rate that is not given is NaN on both sides.
             differs = np.flatnonzero((held != got) & ~(np.isnan(held) & np.isnan(got)))
             if len(differs):
                 first = differs[0]
@@ -102,3 +102,11 @@ class _Series:
                 "publish these under another feed name"
             )
         return missing
+
+
+def _column(values: Any, at: Ints) -> Floats | Ints:
+    """The values there; NaN for None, and everywhere where the column is absent."""
+    if values is None:
+        return np.full(len(at), np.nan)
+    array = np.asarray(values)
+    return (array if array.dtype == np.int64 else array.astype(np.float64))[at]

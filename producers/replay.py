@@ -25,7 +25,7 @@ import numpy as np
 from eventlog.log import Log, Producer, Record
 from producers.feed import Bars, Feed
 from producers.published import missing_bars
-from producers.rows import Ints
+from producers.rows import Floats, Ints
 from schemas.bars import BarsRecord
 from schemas.errors import FeedError, SettingsError
 from schemas.times import SECOND, wall_now
@@ -231,6 +231,12 @@ class _Sending:
             high=bars.high[at].tolist(),
             low=bars.low[at].tolist(),
             close=bars.close[at].tolist(),
-            volume=[None if math.isnan(volume) else volume for volume in bars.volume[at].tolist()],
+            volume=_or_none(bars.volume[at]),
+            funding_rate=None if bars.funding_rate is None else _or_none(bars.funding_rate[at]),
         )
         return Record(self.topic, *record.encode())
+
+
+def _or_none(values: Floats) -> list[float | None]:
+    """The values, None in the place of NaN, which JSON does not know."""
+    return [None if math.isnan(value) else value for value in values.tolist()]

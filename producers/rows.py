@@ -53,6 +53,7 @@ class Rows:
         prices: the columns open, high, low and close, each (n,), by those names.
         volume: (n,), NaN where there is none.
         adj_close: (n,) close adjusted for splits and dividends; None unless asked for.
+        funding_rate: (n,) rate at the bar's close, NaN where none is due; None where the file has no such column.
         names: column to the name that the file's header gives it.
         symbols: symbols in order of appearance.
         bad: rows that could not be read at all.
@@ -65,6 +66,7 @@ class Rows:
     prices: dict[str, Floats]
     volume: Floats
     adj_close: Floats | None
+    funding_rate: Floats | None
     names: dict[str, str]
     symbols: list[str]
     bad: list[BadRow] = field(default_factory=list)

@@ -40,12 +40,20 @@ class BarsRecord(BaseModel):
     low: list[float]
     close: list[float]
     volume: list[float | None] = Field(description="None where the feed has none")
+    funding_rate: list[float | None] | None = Field(
+        default=None,
+        description="Fraction of the notional that a long pays and a short receives at the close, None where none is"
+        " due; absent where the feed has no such column",
+    )
 
     @model_validator(mode="after")
     def _bars_are_sound(self) -> Self:
         columns = (self.ts_open, self.ts_close, self.open, self.high, self.low, self.close, self.volume)
-        if len({len(column) for column in columns}) > 1:
-            raise ValueError(f"columns of different lengths {[len(column) for column in columns]}")
+        lengths = [len(column) for column in columns]
+        if self.funding_rate is not None:
+            lengths.append(len(self.funding_rate))
+        if len(set(lengths)) > 1:
+            raise ValueError(f"columns of different lengths {lengths}")
         previous = None
         for row, (ts_open, ts_close, low, high) in enumerate(
             zip(self.ts_open, self.ts_close, self.low, self.high, strict=True)
@@ -58,6 +66,9 @@ class BarsRecord(BaseModel):
             if ts_open >= ts_close or (previous is not None and ts_close <= previous):
                 raise ValueError(f"row {row}: times do not rise")
             previous = ts_close
+        for row, rate in enumerate(self.funding_rate or ()):
+            if rate is not None and not math.isfinite(rate):
+                raise ValueError(f"row {row}: a funding rate is not a finite number")
         return self
 
     @property
@@ -81,7 +92,8 @@ class BarsRecord(BaseModel):
             ("ce_time", to_iso(self.wall_time).encode()),
             ("content-type", b"application/json"),
         )
-        return self.key, orjson.dumps(self.model_dump(mode="json")), headers
+        absent = {"funding_rate"} if self.funding_rate is None else None
+        return self.key, orjson.dumps(self.model_dump(mode="json", exclude=absent)), headers
 
 
 def decode_bars(value: bytes) -> BarsRecord:

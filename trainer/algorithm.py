@@ -51,7 +51,7 @@ _OURS = {
     ("environment", "env"): "[env] for the environment's settings",
     ("environment", "env_config"): "[env]",
     ("debugging", "seed"): "train.seed",
-    ("evaluation", "evaluation_duration"): "data.symbols: the test trades each symbol once",
+    ("evaluation", "evaluation_duration"): "data.symbols: the test trades each symbol, or the portfolio, once",
     ("evaluation", "evaluation_config"): "data.test_from and data.test_fraction for what is tested",
 }
 
@@ -94,7 +94,7 @@ def build_config(
         train: What training environments are made of.
         test: What evaluation environments are made of.
         events: For the callbacks.
-        test_episodes: Episodes of one evaluation: one a symbol, over the whole test window.
+        test_episodes: Episodes of one evaluation over the whole test window: one a symbol, or one of a portfolio.
     """
     config = new_config(settings)
     # Also done where callbacks are imported; but Ray forgets it when it is shut down, and a process may train again.

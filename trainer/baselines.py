@@ -1,56 +1,44 @@
-"""Baselines on the test split: what doing nothing, holding and gambling would have made, under the same costs."""
+"""Baselines on the test split: what simple policies would have made, under the same costs as the agent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from env.market_data import MarketData
-from env.scaler import Scaler
+from env.market_model import MarketModel
+from env.policies import baselines, play
 from env.settings import EnvSettings
-from env.trading_env import TradingEnv
 from schemas.ids import PublisherId
 from schemas.payloads import Payload
 from schemas.times import wall_now
 from trainer import episode_events
 from trainer.environments import ENV_ID, Lineage
-from trainer.episode_events import EpisodeFacts, Outcome
-
-Choice = Callable[[np.random.Generator], int]
-
-
-def policies(settings: EnvSettings) -> dict[str, Choice]:
-    """Name to policy. Holding and staying flat exist where the targets allow them."""
-    targets = settings.targets
-    longest = int(np.argmax(targets))
-    found: dict[str, Choice] = {}
-    if targets[longest] > 0:
-        found["buy_and_hold"] = lambda _: longest
-    if 0.0 in targets:
-        found["flat"] = lambda _: targets.index(0.0)
-    found["random"] = lambda rng: int(rng.integers(len(targets)))
-    return found
+from trainer.episode_events import Beginning, EpisodeFacts, Outcome
 
 
 def run_baselines(
-    data: MarketData,
-    settings: EnvSettings,
-    scaler: Scaler,
-    lineage: Lineage,
-    publisher: PublisherId,
-    iteration: int,
-    seed: int,
+    data: MarketData, settings: EnvSettings, lineage: Lineage, publisher: PublisherId, iteration: int, seed: int
 ) -> Iterator[list[Payload]]:
-    """Trade the whole test window with each baseline, one episode a symbol.
+    """Trade the whole test window with each baseline, one episode a symbol, or one of the portfolio.
+
+    Args:
+        data: The test window.
+        settings: Of the agent's test: the same costs, and starts at the beginning of the data.
+        lineage: Of the window.
+        publisher: Whose episodes they are.
+        iteration: Iteration of the agent that they stand beside.
+        seed: Of the random one.
 
     Yields:
         The events of one episode: its start, its end, its trades and fills.
     """
     rng = np.random.default_rng([seed, 2])
-    for env_index, (name, choose) in enumerate(policies(settings).items()):
-        for number, symbol in enumerate(data.symbols):
-            env = TradingEnv(data, settings, scaler=scaler, symbol=symbol)
+    model = MarketModel(data, settings, None, None, [rng])
+    symbols = (None,) if settings.portfolio else data.symbols
+    for env_index, (name, policy) in enumerate(baselines(settings, rng).items()):
+        for number, symbol in enumerate(symbols):
             facts = EpisodeFacts(
                 episode_id=publisher.episode(env_index, number),
                 rllib_episode_id="",
@@ -63,13 +51,10 @@ def run_baselines(
                 split=lineage.split,
                 started_at=wall_now(),
             )
-            env.reset(seed=seed)
-            begin = episode_events.started(facts, iteration, env.episode_record(), lineage)
-            done = False
-            while not done:
-                _, _, terminated, truncated, _ = env.step(choose(rng))
-                done = terminated or truncated
-            record = env.episode_record()
+            record = play(model, policy, symbol)
+            beginning = Beginning(record.symbol, record.start_row, record.initial_value)
             outcome = Outcome(record.steps, record.total_reward, [], (), record.terminated, record.truncated)
-            end = episode_events.ended(facts, iteration, wall_now(), outcome, record, lineage, record_steps=False)
-            yield [begin, *end]
+            yield [
+                episode_events.started(facts, iteration, beginning, lineage),
+                *episode_events.ended(facts, iteration, wall_now(), outcome, record, lineage, record_steps=False),
+            ]

@@ -25,6 +25,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from env.episode_record import EpisodeRecord
+from env.settings import EnvSettings
 from eventlog.forwarder_control import ensure_forwarder
 from eventlog.outbox import Publisher, claim_attempt
 from schemas.errors import OutboxError
@@ -33,7 +34,7 @@ from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, 
 from schemas.times import wall_now
 from trainer import episode_events
 from trainer.environments import Lineage, register
-from trainer.episode_events import EpisodeFacts
+from trainer.episode_events import Beginning, EpisodeFacts
 from trainer.fragments import Taken
 from trainer.rllib_private import runner_callbacks
 from trainer.rollout import Rollout
@@ -147,7 +148,8 @@ class EventCallbacks(RLlibCallback):
             started_at=wall_now(),
         )
         self._facts[env_index] = facts
-        self._pending.append(episode_events.started(facts, self.iteration, _record(env, env_index), lineage))
+        beginning = _beginning(_sub_env(env, env_index), episode)
+        self._pending.append(episode_events.started(facts, self.iteration, beginning, lineage))
 
     def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
         """An episode has ended: its last fragment, and its environment, not reset yet."""
@@ -372,6 +374,15 @@ def _sub_env(env: Any, env_index: int) -> Any:
     """One environment of several, or their vector environment where they are arrays."""
     envs = getattr(env, "envs", None)
     return envs[env_index].unwrapped if envs is not None else env
+
+
+def _beginning(sub_env: Any, episode: Any) -> Beginning:
+    """What ``reset`` has told. The record is taken once, at the end of the episode: it is made of all its steps."""
+    settings = getattr(sub_env, "settings", None)
+    if not isinstance(settings, EnvSettings):
+        return Beginning()
+    info = episode.get_infos(0)
+    return Beginning(info["symbol"], info["start_row"], settings.initial_cash)
 
 
 def _record(env: Any, env_index: int) -> EpisodeRecord | None:

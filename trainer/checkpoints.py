@@ -112,7 +112,7 @@ def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[str, Window]:
     version = Scaler.from_dict(facts.scaler).version
     windows: dict[str, Window] = {}
     for recorded in facts.windows:
-        window = open_window(history, recorded.split, facts.first_test_ts, warm_up(facts.env), version)
+        window = open_window(history, recorded.split, facts.first_test_ts, facts.env, version)
         if (window.opened.data_hash, window.opened.window_id) != (recorded.data_hash, recorded.window_id):
             raise WindowError(
                 f"{recorded.split} window {recorded.window_id}: expected bars with hash {recorded.data_hash}, got "
@@ -120,11 +120,6 @@ def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[str, Window]:
             )
         windows[recorded.split] = window
     return windows
-
-
-def warm_up(settings: EnvSettings) -> int:
-    """Bars before the first one that is traded: the window's, and one more that its first return is measured from."""
-    return settings.window + 1
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class LineageTradingEnv(TradingEnv):
         settings: Of the market model.
         lineage: Where its episodes come from.
         turn: None draws the symbols; (k, n) takes every n-th symbol from the k-th on, so that the n environments of
-            an evaluation trade each symbol once a round.
+            an evaluation trade each symbol once a round. A portfolio has no turns: it trades all of them.
         options: As of TradingEnv.
     """
 
@@ -67,7 +67,7 @@ class LineageTradingEnv(TradingEnv):
         super().__init__(data, settings, **options)
         self.lineage = lineage
         self._symbols = data.symbols
-        self._next, self._stride = turn or (0, 0)
+        self._next, self._stride = turn if turn and not settings.portfolio else (0, 0)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -133,12 +133,12 @@ class LineageVectorEnv(TradingVectorEnv):
     @property
     def account_size(self) -> int:
         """Numbers at the end of an observation that are the account's and not the market's."""
-        return int(self._model.observation_size - self.settings.window * self._data.features.shape[1])
+        return int(self.model.observation_size - self.settings.window * self._data.features.shape[1])
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Where each environment is, as rows of its data's arrays, int64 (B,)."""
-        rows: NDArray[np.int64] = self._model.row
+        rows: NDArray[np.int64] = self.model.row
         return rows
 
     def indexed(self, rows: NDArray[np.int64], accounts: NDArray[np.float32]) -> IndexedObservations:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from env.episode_record import EpisodeRecord
-from schemas.payloads import ActionsTaken, EpisodeEnded, EpisodeStarted, Fills, Payload, Split, Steps, Trades
+from schemas.payloads import ActionsTaken, EpisodeEnded, EpisodeStarted, Fills, Payload, Positions, Split, Steps, Trades
 from trainer.environments import Lineage
 
 
@@ -49,14 +49,19 @@ class Outcome:
     truncated: bool
 
 
-def started(
-    facts: EpisodeFacts, iteration: int, record: EpisodeRecord | None, lineage: Lineage | None
-) -> EpisodeStarted:
+@dataclass(frozen=True)
+class Beginning:
+    """Where an episode of a trading environment starts."""
+
+    symbol: str | None = None
+    start_row: int | None = None
+    initial_value: float | None = None
+
+
+def started(facts: EpisodeFacts, iteration: int, beginning: Beginning, lineage: Lineage | None) -> EpisodeStarted:
     """The event of an episode that has just been reset."""
-    own: dict[str, Any] = {}
-    if record is not None:
-        own = {"symbol": record.symbol, "start_row": record.start_row, "initial_value": record.initial_value}
-    return EpisodeStarted(**vars(facts), iteration=iteration, window_id=lineage.window_id if lineage else None, **own)
+    window_id = lineage.window_id if lineage else None
+    return EpisodeStarted(**vars(facts), iteration=iteration, window_id=window_id, **vars(beginning))
 
 
 def ended(
@@ -99,14 +104,15 @@ def ended(
 
 _OWN_FIELDS = """
     terminated truncated reason steps total_reward action_counts symbol env_seed start_row first_ts last_ts
-    initial_value final_value pnl sharpe max_drawdown win_rate gross_pnl fee slippage borrow
-    open_quantity open_entry_price open_pnl stale_steps
+    bars_per_year initial_value final_value pnl gross_pnl bad_debt open_quantity open_entry_price open_pnl
+    stale_steps cancelled_orders
 """
 
 
 def _own_fields(record: EpisodeRecord, lineage: Lineage | None) -> dict[str, Any]:
     names = _OWN_FIELDS.split()
     fields = {name: getattr(record, name) for name in names}
+    fields |= vars(record.metrics) | {"symbols": list(record.symbols)}
     fields |= {"trade_count": len(record.trades["side"]), "fill_count": len(record.fills["step"])}
     if lineage is not None:
         fields |= {name: value for name, value in vars(lineage).items() if name != "split"}
@@ -124,7 +130,6 @@ def _tables(
 ) -> list[Payload]:
     common: dict[str, Any] = {
         "episode_id": facts.episode_id,
-        "symbol": record.symbol,
         "split": facts.split,
         "policy": facts.policy,
         "iteration": iteration,
@@ -140,8 +145,15 @@ def _tables(
     if fills["step"]:
         tables.append(Fills(**common, **fills, policy_version=_versions_at(fills["step"], versions)))
     if record_steps and record.steps:
-        steps = {name: _column(values) for name, values in record.steps_table.items()}
-        tables.append(Steps(**common, **steps, policy_version=_versions_at(range(record.steps), versions)))
+        # A portfolio has no price and position of its own, and a vector of actions is no column.
+        steps: dict[str, Any] = dict.fromkeys(("price", "position", "action"), [None] * record.steps)
+        steps |= {name: _column(values) for name, values in record.steps_table.items()}
+        decided_by = _versions_at(range(record.steps), versions)
+        tables.append(Steps(**common, symbol=record.symbol, **steps, policy_version=decided_by))
+        if record.positions_table:
+            tables.append(
+                Positions(**common, **{name: _column(values) for name, values in record.positions_table.items()})
+            )
     return tables
 
 

@@ -25,7 +25,6 @@ from env.trading_env import TradingEnv
 from eventlog.log import Log
 from schemas.errors import InputError, IntegrityError, WindowError
 from schemas.payloads import WindowOpened
-from trainer.checkpoints import warm_up
 from trainer.environments import settings_hash
 from trainer.offline_data import FORMAT, MANIFEST, Manifest
 from trainer.settings import DataSettings
@@ -90,7 +89,7 @@ def open_environments(run: RecordedRun, log: Log) -> tuple[dict[str, TradingEnv]
         if recorded.window_id in windows:
             continue  # opened again by a later attempt
         history = reopen_history(log, recorded, run.data)
-        window = open_window(history, recorded.split, recorded.last_ts + 1, warm_up(run.env))
+        window = open_window(history, recorded.split, recorded.last_ts + 1, run.env)
         if window.opened.data_hash != recorded.data_hash:
             raise WindowError(
                 f"window {recorded.window_id}: expected bars with hash {recorded.data_hash}, got "

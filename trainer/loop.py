@@ -16,6 +16,7 @@ import ray
 from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log
+from schemas.errors import SettingsError
 from schemas.ids import new_run_id
 from schemas.payloads import RunStatus
 from schemas.times import to_iso
@@ -25,7 +26,7 @@ from trainer.algorithm import build_config, new_config
 from trainer.algorithm_checks import check_algorithm
 from trainer.baselines import run_baselines
 from trainer.callbacks import counted, driver_callbacks, finish_run
-from trainer.checkpoints import CheckpointFacts, warm_up
+from trainer.checkpoints import CheckpointFacts
 from trainer.environments import Lineage, settings_hash
 from trainer.fast_path import use_fast_path
 from trainer.ray_session import start_ray
@@ -115,6 +116,7 @@ def train(
     begin = time.monotonic()
     check_algorithm(job.algorithm, job.env)
     runners = int(new_config(job.algorithm).num_env_runners or 0)
+    _check_record(job)
     prepared = _prepare(job, log, say)
     facts = prepared.facts
     train_settings = job.train
@@ -145,6 +147,14 @@ def train(
     finally:
         attempt, iterations, steps = live.close()
     return TrainResult(facts.run_id, attempt, live.status, iterations, steps, live.checkpoint, time.monotonic() - begin)
+
+
+def _check_record(job: Job) -> None:
+    if job.train.record_steps and job.env.record != "steps":
+        raise SettingsError(
+            f"train.record_steps: expected env.record = 'steps', got {job.env.record!r}: steps that the environment "
+            "does not keep cannot be published; set env.record or leave record_steps out"
+        )
 
 
 @dataclass
@@ -193,8 +203,8 @@ def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
         say(f"{symbol}: {count} bars came again with other values; refused, the first ones stay")
     cut = first_test_ts(history, job.data)
     # The scaler is the policy's: fitted before the cut, and carried along with it.
-    scaler = Scaler.fit(open_window(history, "train", cut, warm_up(job.env)).data)
-    windows = {split: open_window(history, split, cut, warm_up(job.env), scaler.version) for split in ("train", "test")}
+    scaler = Scaler.fit(open_window(history, "train", cut, job.env).data)
+    windows = {split: open_window(history, split, cut, job.env, scaler.version) for split in ("train", "test")}
     for split, window in windows.items():
         opened = window.opened
         say(
@@ -248,12 +258,13 @@ def _config(job: Job, prepared: _Prepared) -> Any:
         windows=tuple(window.opened for window in windows.values()),
         window_store=name,
     )
-    return build_config(job.algorithm, train_env, test_env, events, len(windows["test"].data.symbols))
+    test_episodes = 1 if facts.env.portfolio else len(windows["test"].data.symbols)
+    return build_config(job.algorithm, train_env, test_env, events, test_episodes)
 
 
 def _test_settings(settings: EnvSettings) -> EnvSettings:
-    """Over the test, an episode is one symbol's whole window."""
-    return settings.model_copy(update={"starts": "whole", "episode_length": None})
+    """Over the test, an episode is the whole window, of one symbol or of the portfolio."""
+    return settings.model_copy(update={"starts": "whole"})
 
 
 def _iterate(
@@ -316,6 +327,6 @@ def _evaluate(prepared: _Prepared, algorithm: Any, say: Callable[[str], None]) -
     )
     publisher = driver.publisher.publisher_id
     for events in run_baselines(
-        window.data, settings, prepared.scaler, lineage, publisher, int(algorithm.iteration), prepared.facts.seed
+        window.data, settings, lineage, publisher, int(algorithm.iteration), prepared.facts.seed
     ):
         driver.publish(*events)

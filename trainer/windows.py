@@ -12,7 +12,9 @@ import orjson
 from numpy.typing import NDArray
 
 from env.bars import SymbolBars
+from env.features import Recipe
 from env.market_data import MarketData
+from env.settings import EnvSettings
 from eventlog.log import Log, StoredRecord
 from schemas.bars import BarsRecord, decode_bars
 from schemas.errors import WindowError
@@ -146,7 +148,8 @@ def _wanted(record: StoredRecord, settings: DataSettings, seen: set[str]) -> Bar
 
 
 def _add(series: _Series, bars: BarsRecord) -> None:
-    columns = zip(*(getattr(bars, name) for name in _COLUMNS), strict=True)
+    rates = bars.funding_rate or [None] * len(bars.ts_close)
+    columns = zip(*(getattr(bars, name) for name in _COLUMNS), rates, strict=True)
     for ts_close, row in zip(bars.ts_close, columns, strict=True):
         if series.rows.setdefault(ts_close, row) != row:
             series.refused += 1
@@ -154,11 +157,12 @@ def _add(series: _Series, bars: BarsRecord) -> None:
 
 def _symbol_bars(symbol: str, series: _Series) -> SymbolBars:
     times = sorted(series.rows)
-    columns = zip(*(series.rows[ts] for ts in times), strict=True)
-    values = {name: np.array(column, dtype=np.float64) for name, column in zip(_COLUMNS, columns, strict=True)}
-    ts_open = np.array([series.rows[ts][0] for ts in times], dtype=np.int64)
-    del values["ts_open"]
-    return SymbolBars(symbol, 0, ts_open, np.array(times, dtype=np.int64), **values)
+    ts_open, *columns, rates = zip(*(series.rows[ts] for ts in times), strict=True)
+    values = {name: np.array(column, dtype=np.float64) for name, column in zip(_COLUMNS[1:], columns, strict=True)}
+    funding = None if set(rates) == {None} else np.array(rates, dtype=np.float64)
+    return SymbolBars(
+        symbol, 0, np.array(ts_open, dtype=np.int64), np.array(times, dtype=np.int64), **values, funding=funding
+    )
 
 
 def first_test_ts(history: History, settings: DataSettings) -> int:
@@ -178,34 +182,82 @@ def first_test_ts(history: History, settings: DataSettings) -> int:
     return int(times[np.searchsorted(times, cut)])
 
 
-def open_window(history: History, split: Split, cut: int, warm_up: int, scaler_version: str = "") -> Window:
+def warm_up(settings: EnvSettings, interval: int) -> int:
+    """Bars before the first one that is traded: the observation's, and those that its features look back on.
+
+    Args:
+        settings: Of the market model.
+        interval: Length of a bar, µs.
+
+    Raises:
+        SettingsError: a feature is unknown or does not suit the interval.
+    """
+    return settings.window + Recipe.of(settings.features).lookback(interval)
+
+
+def open_window(history: History, split: Split, cut: int, settings: EnvSettings, scaler_version: str = "") -> Window:
     """The window of one split: ``train`` ends before ``cut``; ``test`` begins there, with warm-up bars before it.
+
+    A portfolio trades the same symbols in both, and begins its test at one time for all of them.
 
     Args:
         history: All the bars.
         split: train or test.
         cut: First ``ts_close`` of the test (UTC µs).
-        warm_up: Bars that an observation needs before the first bar that is traded.
+        settings: Of the market model: the warm-up, the features, and whether the symbols are one portfolio.
         scaler_version: Version of the policy's scaler, for the record.
 
     Raises:
-        WindowError: no symbol has enough bars on this side of the cut.
+        WindowError: no symbol has enough bars on this side of the cut, or one of a portfolio has none.
+        SettingsError: a feature is unknown or does not suit the interval.
     """
-    parts: list[SymbolBars] = []
-    for bars in history.bars:
-        edge = int(np.searchsorted(bars.ts_close, cut))
-        start, stop = (0, edge) if split == "train" else (max(0, edge - warm_up), len(bars))
-        # One bar beyond the warm-up is the least on which something can be filled.
-        if stop - start > warm_up:
-            parts.append(bars.cut(start, stop))
+    before = warm_up(settings, history.bars[0].interval)
+    if settings.portfolio:
+        parts, clock_base_row = _portfolio_parts(history, split, cut, before)
+    else:
+        parts, clock_base_row = _parts(history, split, cut, before), 0
     if not parts:
         counts = ", ".join(f"{bars.symbol} {int(np.searchsorted(bars.ts_close, cut))}" for bars in history.bars)
         raise WindowError(
-            f"{split} window: expected a symbol with more than {warm_up} bars (env.window + 1), got none; "
-            f"bars before the cut {to_iso(cut)}: {counts}; shorten env.window or give more history"
+            f"{split} window: expected a symbol with more than {before} bars (env.window and what its features look "
+            f"back on), got none; bars before the cut {to_iso(cut)}: {counts}; shorten env.window or give more history"
         )
-    data = MarketData(parts)
+    data = MarketData(parts, settings.features, clock_base_row=clock_base_row)
     return Window(data, _describe(history, parts, data.recipe.identity, split, scaler_version))
+
+
+def _parts(history: History, split: Split, cut: int, before: int) -> list[SymbolBars]:
+    parts: list[SymbolBars] = []
+    for bars in history.bars:
+        edge = int(np.searchsorted(bars.ts_close, cut))
+        start, stop = (0, edge) if split == "train" else (max(0, edge - before), len(bars))
+        # One bar beyond the warm-up is the least on which something can be filled.
+        if stop - start > before:
+            parts.append(bars.cut(start, stop))
+    return parts
+
+
+def _portfolio_parts(history: History, split: Split, cut: int, before: int) -> tuple[list[SymbolBars], int]:
+    """Bars of each symbol, and the row of the first time among all times of the history."""
+    times = np.unique(np.concatenate([bars.ts_close for bars in history.bars]))
+    begin = int(times[max(0, int(np.searchsorted(times, cut)) - before)])
+    parts: list[SymbolBars] = []
+    for bars in history.bars:
+        edge = int(np.searchsorted(bars.ts_close, cut))
+        # From the last bar at the beginning on: a symbol that has none at that very time stands at its last price.
+        at_begin = int(np.searchsorted(bars.ts_close, begin, side="right")) - 1
+        start, stop = (0, edge) if split == "train" else (max(0, at_begin), len(bars))
+        if (edge if split == "train" else stop - edge) == 0:
+            raise WindowError(
+                f"{split} window: expected bars of every symbol of the portfolio, got none of {bars.symbol} "
+                f"{'before' if split == 'train' else 'from'} the cut {to_iso(cut)}; leave it out of data.symbols"
+            )
+        parts.append(bars.cut(start, stop))
+    ready = max(int(part.ts_close[0]) for part in parts)
+    last = max(int(part.ts_close[-1]) for part in parts)
+    if int(np.searchsorted(times, last, side="right") - np.searchsorted(times, ready)) <= before:
+        return [], 0
+    return parts, int(np.searchsorted(times, min(int(part.ts_close[0]) for part in parts)))
 
 
 def _describe(
@@ -240,6 +292,9 @@ def data_hash(parts: Sequence[SymbolBars]) -> str:
     for bars in parts:
         digest.update(f"{bars.symbol}\0{len(bars)}\0".encode())
         arrays: list[NDArray[Any]] = [bars.ts_open, bars.ts_close, bars.open, bars.high, bars.low, bars.close]
-        for array in (*arrays, np.nan_to_num(bars.volume, nan=-1.0)):
+        arrays.append(np.nan_to_num(bars.volume, nan=-1.0))
+        if bars.funding is not None:
+            arrays.append(np.nan_to_num(bars.funding, nan=0.0))  # None is due, or it is 0: the same bars.
+        for array in arrays:
             digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()[:32]

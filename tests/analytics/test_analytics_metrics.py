@@ -8,11 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from consumers_fixtures import BAR, DAY, EPISODE_FACTS, Writer, make_ended, make_steps, shared
+import pytest
+from consumers_fixtures import BAR, DAY, EPISODE_FACTS, WALL, Writer, make_ended, make_steps, shared
 
 from analytics.names import ask
+from env.bars import SymbolBars
+from env.market_data import MarketData
 from env.metrics import EpisodeMetrics, episode_metrics
+from env.settings import EnvSettings
+from env.trading_env import TradingEnv
 from schemas import payloads
+from trainer.episode_events import EpisodeFacts, Outcome, ended
 
 Drain = Callable[..., Any]
 
@@ -127,10 +133,8 @@ EDGES = {
 }
 
 
-def test_sql_computes_what_python_does(writer: Writer, drain: Drain, reader: Any) -> None:
-    cases = [*EDGES.values(), *(random_case(seed) for seed in range(40))]
-    expected = {case.send(writer, number): case.metrics() for number, case in enumerate(cases)}
-    drain()
+def check(reader: Any, expected: dict[str, EpisodeMetrics]) -> None:
+    """The view and the episodes have these numbers, and no other rows."""
     for source in ("episode_metrics", "episodes"):
         found = ask(reader, f"SELECT episode_id, {', '.join(NAMES)} FROM {source}").dicts()
         assert {row["episode_id"] for row in found} == set(expected)
@@ -143,6 +147,69 @@ def test_sql_computes_what_python_does(writer: Writer, drain: Drain, reader: Any
                     assert value is not None, (source, row["episode_id"], name, wanted)
                     assert math.isfinite(value)
                     assert math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-9), (source, name, value, wanted)
+
+
+def test_sql_computes_what_python_does(writer: Writer, drain: Drain, reader: Any) -> None:
+    cases = [*EDGES.values(), *(random_case(seed) for seed in range(40))]
+    expected = {case.send(writer, number): case.metrics() for number, case in enumerate(cases)}
+    drain()
+    check(reader, expected)
+
+
+COSTLY = {"fee": 0.001, "slippage": 0.0005, "half_spread": 0.01, "borrow": 0.001, "interest": 0.0002, "leverage": 3.0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "targets": {},
+    "hold_buy_sell": {"actions": "hold_buy_sell", "stop_loss": 0.03, "take_profit": 0.05},
+    "weights": {"actions": "weights", "liquidate_at_end": True},
+    "quantities": {"actions": "quantities", "max_quantity": 300.0, "maintenance_margin": 0.2},
+    "ruin": {"targets": (-30.0, 0.0, 30.0), "leverage": 30.0},
+    "portfolio of targets": {"portfolio": True, "trailing_stop": 0.04},
+    "portfolio of weights": {"portfolio": True, "actions": "weights"},
+    "portfolio of quantities": {
+        "portfolio": True,
+        "actions": "quantities",
+        "protect_by_action": True,
+        "stop_loss": 0.1,
+    },
+}
+
+
+def bars(symbol: str, seed: int) -> SymbolBars:
+    rng = np.random.default_rng([seed, 5])
+    close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, 90)))
+    open_ = close * np.exp(rng.normal(0.0, 0.01, 90))
+    high, low = np.maximum(open_, close) * 1.01, np.minimum(open_, close) / 1.01
+    ts = BAR + np.arange(90) * DAY
+    funding = np.where(np.arange(90) % 8 == 0, 0.0005, np.nan)
+    return SymbolBars(symbol, 0, ts, ts + DAY, open_, high, low, close, rng.uniform(1e5, 1e6, 90), funding)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_sql_computes_what_the_market_model_has_recorded(kind: str, writer: Writer, drain: Drain, reader: Any) -> None:
+    settings = EnvSettings.model_validate({"window": 4, "episode_length": 40} | COSTLY | SETTINGS[kind])
+    env = TradingEnv(MarketData([bars("AAPL", 1), bars("IBM", 2)]), settings)
+    expected = {}
+    for number in range(6):
+        env.action_space.seed(number)
+        env.reset(seed=number)
+        done = False
+        while not done:
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            done = terminated or truncated
+        record = env.episode_record()
+        facts = {key: value for key, value in EPISODE_FACTS.items() if key in EpisodeFacts.__dataclass_fields__}
+        episode_id = writer.publisher.episode(0, number)
+        known = EpisodeFacts(**facts | {"episode_id": episode_id, "episode_no": number})
+        outcome = Outcome(record.steps, record.total_reward, [], [], record.terminated, record.truncated)
+        writer.send(*ended(known, 1, WALL, outcome, record, None, record_steps=True))
+        expected[episode_id] = record.metrics
+    drain()
+    check(reader, expected)
+    assert any(metrics.fee > 0 and metrics.borrow > 0 and metrics.funding != 0 for metrics in expected.values())
+    if kind == "ruin":
+        assert any(metrics.total_return <= -1 for metrics in expected.values())
+    rows = ask(reader, "SELECT uniqExact(symbol), sum(position * price) FROM positions").rows
+    assert (rows[0][0] == 2) is settings.portfolio
 
 
 def test_only_episodes_whose_steps_are_all_there_have_a_row(writer: Writer, drain: Drain, reader: Any) -> None:

@@ -62,7 +62,7 @@ def case_env() -> Callable[..., TradingEnv]:
     """TradingEnv on the bars of the worked cases, at t0, without costs unless given."""
 
     def make(prices: Sequence[Sequence[float]] = CASE_BARS, **settings: object) -> TradingEnv:
-        values = {"window": 1, "starts": "start", "episode_length": None, "fee": 0.0, "slippage": 0.0} | settings
+        values = {"window": 1, "starts": "whole", "episode_length": None, "fee": 0.0, "slippage": 0.0} | settings
         env = TradingEnv(MarketData([bars_of(prices)]), EnvSettings.model_validate(values))
         env.reset()
         return env

@@ -173,6 +173,7 @@ class ReferenceAccount:
         price = reference
         if kind != "take_profit":
             price = reference * (1 + side * self.rate["slippage"]) + side * self.rate["half_spread"]
+            price = max(price, FLOOR * reference)
         self._fill(symbol, -holding.position, price, reference, kind)
 
     def _fill(self, symbol: int, quantity: Decimal, price: Decimal, reference: Decimal, kind: str | None) -> None:

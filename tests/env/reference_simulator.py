@@ -19,6 +19,9 @@ from reference_account import CONTEXT, FLOOR, ONE, PROTECTIONS, ZERO, Bar, Holdi
 
 from env.settings import EnvSettings
 
+WHOLE = Decimal("1e-9")
+"""Part of an order by which it may miss the whole position, or of equity by which a weight may miss another."""
+
 
 @dataclass
 class Order:
@@ -46,6 +49,7 @@ class ReferenceSimulator(ReferenceAccount):
         equity: Equity at the start and after each step.
         rewards: Unscaled reward of each step.
         reason: "running", "ruin", "length" or "end_of_data".
+        variance: What the differential Sharpe ratio of the last step was divided by, to the power of 3/2.
     """
 
     def __init__(self, bars: Sequence[Sequence[Bar | None]], settings: EnvSettings, start: int = 0) -> None:
@@ -58,6 +62,7 @@ class ReferenceSimulator(ReferenceAccount):
         self.rewards: list[Decimal] = []
         self.reason = "running"
         self.sharpe = (ZERO, ZERO)
+        self.variance = ZERO
 
     @property
     def terminated(self) -> bool:
@@ -99,10 +104,10 @@ class ReferenceSimulator(ReferenceAccount):
         if self._compare(value, floor) <= 0:
             self.reason = "ruin"
         length = None if self.settings.starts == "whole" else self.settings.episode_length
-        if self.reason == "running" and self.start + self.steps + 2 == len(self.bars[0]):
-            self.reason = "end_of_data"
-        elif self.reason == "running" and self.steps + 1 == length:
+        if self.reason == "running" and self.steps + 1 == length:
             self.reason = "length"
+        elif self.reason == "running" and self.start + self.steps + 2 == len(self.bars[0]):
+            self.reason = "end_of_data"
         if self.truncated and self.settings.liquidate_at_end:  # 8
             self._close_all([holding.price for holding in self.holdings], "end_of_data")
             value = self._value()
@@ -117,6 +122,8 @@ class ReferenceSimulator(ReferenceAccount):
     def _trade_at_open(self, action: Sequence[float], now: Sequence[Bar | None], opens: Sequence[Decimal]) -> None:
         equity = self.cash + sum((h.position * price for h, price in zip(self.holdings, opens, strict=True)), ZERO)
         orders = self._decide(action, now, opens, equity)
+        if self.settings.discrete:
+            self._limit_targets(orders, opens, equity)
         self._size(orders, now, opens, equity)
         if self.rate["impact"]:
             for symbol, order in orders.items():
@@ -171,21 +178,32 @@ class ReferenceSimulator(ReferenceAccount):
         present = holding.position * price / equity
         if not weight and not present:
             return False
-        self._compare(weight, present)
         distance = abs(weight - present)
-        band = self.rate["no_trade_band"]
-        return distance != 0 and (not band or self._compare(distance, band) >= 0)
+        return self._compare(distance, WHOLE) > 0 and self._compare(distance, self.rate["no_trade_band"]) >= 0
+
+    def _gross_weight(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> Decimal:
+        gross = ZERO
+        for symbol, holding in enumerate(self.holdings):
+            weight = orders[symbol].weight if symbol in orders else None
+            gross += abs(holding.position) * opens[symbol] / equity if weight is None else abs(weight)
+        return gross
+
+    def _limit_targets(self, orders: dict[int, Order], opens: Sequence[Decimal], equity: Decimal) -> None:
+        """Scale the targets that have a new order by one factor, where all weights together go beyond the leverage."""
+        new = [order for order in orders.values() if order.weight]
+        excess = self._gross_weight(orders, opens, equity) - self.rate["leverage"]
+        if new and excess > 0:
+            gross = sum((abs(order.weight) for order in new if order.weight is not None), ZERO)
+            for order in new:
+                if order.weight is not None:
+                    order.weight *= max(1 - excess / gross, ZERO)
 
     def _size(
         self, orders: dict[int, Order], now: Sequence[Bar | None], opens: Sequence[Decimal], equity: Decimal
     ) -> None:
         """Set price, wanted and filled quantity of every order, with the impact that it has."""
         rate = self.rate
-        gross = ZERO
-        for symbol, holding in enumerate(self.holdings):
-            weight = orders[symbol].weight if symbol in orders else None
-            gross += abs(holding.position) * opens[symbol] / equity if weight is None else abs(weight)
-        charge = ONE + gross * rate["fee"]
+        charge = ONE + self._gross_weight(orders, opens, equity) * rate["fee"]
         value = self.cash
         for symbol, holding in enumerate(self.holdings):
             price = opens[symbol]
@@ -195,7 +213,7 @@ class ReferenceSimulator(ReferenceAccount):
                 if order.weight is not None:
                     order.side = self._compare(order.weight * equity / (price * charge), holding.position)
                 order.price = price * (1 + order.side * (rate["slippage"] + order.impact))
-                order.price += order.side * rate["half_spread"]
+                order.price = max(order.price + order.side * rate["half_spread"], FLOOR * price)
                 price = order.price
             value += holding.position * price
         for symbol, order in orders.items():
@@ -203,7 +221,7 @@ class ReferenceSimulator(ReferenceAccount):
             if order.weight is None:
                 order.wanted = self._lots(order.quantity, given=True)
                 continue
-            exactly = order.weight * value / (order.price * charge)
+            exactly = order.weight * max(value, ZERO) / (order.price * charge)
             turned = order.side == 0 or self._compare(exactly, position) != order.side
             order.wanted = ZERO if turned else self._lots(exactly) - position
         if self.settings.actions == "quantities":
@@ -229,13 +247,15 @@ class ReferenceSimulator(ReferenceAccount):
             return
         fee, leverage = self.rate["fee"], self.rate["leverage"]
         room = leverage * (value - fee * reduced) - notional
+        if self._compare(room, WHOLE * notional) <= 0:
+            room = ZERO
         factor = room / (increased * (1 + leverage * fee))
         if self._compare(factor, ONE) >= 0:
             return
         for symbol, order in orders.items():
             increase = order.wanted - reductions[symbol]
             if increase:
-                order.wanted = self._lots(reductions[symbol] + max(factor, ZERO) * increase)
+                order.wanted = self._lots(reductions[symbol] + factor * increase)
 
     def _limit_size(self, order: Order, bar: Bar | None, position: Decimal) -> None:
         """Set what the bar fills of an order, by volume and minimum."""
@@ -245,6 +265,8 @@ class ReferenceSimulator(ReferenceAccount):
             order.filled = ZERO
         elif share is not None and order.wanted and self._compare(abs(order.wanted), share * bar.volume) > 0:
             order.filled = self._lots(sign(order.wanted) * share * bar.volume)
+        if abs(position + order.filled) <= WHOLE * abs(order.filled):
+            order.filled = -position
         if order.filled and position + order.filled and self.rate["min_notional"]:
             notional = abs(order.filled) * order.price
             if self._compare(notional, self.rate["min_notional"]) < 0:
@@ -334,10 +356,10 @@ class ReferenceSimulator(ReferenceAccount):
             to_mean, to_square = change - mean, change * change - square
             eta = self.rate["reward_decay"]
             self.sharpe = mean + eta * to_mean, square + eta * to_square
-            spread = square - mean * mean
-            if self._compare(spread, Decimal("1e-12")) <= 0:
+            self.variance = square - mean * mean
+            if self._compare(self.variance, Decimal("1e-12")) <= 0:
                 return ZERO
-            return (square * to_mean - mean * to_square / 2) / (spread * spread.sqrt())
+            return (square * to_mean - mean * to_square / 2) / (self.variance * self.variance.sqrt())
         raise ValueError(f"reward {kind!r}: expected one of the built-in ones; the reference knows no functions")
 
     def account(self) -> dict[str, list[Decimal]]:

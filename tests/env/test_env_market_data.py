@@ -8,7 +8,6 @@ import pytest
 
 from env.bars import SymbolBars
 from env.market_data import MarketData
-from env.scaler import Scaler
 from schemas.errors import InputError
 
 DAY = 86_400_000_000
@@ -67,6 +66,25 @@ def test_frame_with_weekends_closes_each_bar_after_one_interval():
     weekdays.index = pd.DatetimeIndex(["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"])
     data = MarketData.from_frame(weekdays)
     assert (data.ts_close - data.ts_open).tolist() == [DAY] * 4
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Asia/Tokyo", "UTC"])
+def test_days_of_a_zone_end_at_its_midnight_also_when_clocks_change(zone):
+    index = pd.date_range("2024-01-01", "2024-12-31", freq="B", tz=zone)
+    price = np.ones(len(index))
+    columns = dict.fromkeys(("open", "high", "low", "close", "volume"), price)
+    data = MarketData.from_frame(pd.DataFrame(columns, index=index), features=["log_close", "1w:log_close"])
+    assert data.interval == DAY
+    assert data.bars_per_year == 252.0
+    hours = (data.ts_close - data.ts_open) // 3_600_000_000
+    assert set(hours.tolist()) == {24}  # clocks change on Sundays
+    daily = pd.date_range("2024-01-01", "2024-12-31", freq="D", tz=zone)
+    columns = dict.fromkeys(columns, np.ones(len(daily)))
+    data = MarketData.from_frame(pd.DataFrame(columns, index=daily))
+    assert data.ts_close[:-1].tolist() == data.ts_open[1:].tolist()
+    assert set(((data.ts_close - data.ts_open) // 3_600_000_000).tolist()) == (
+        {24} if zone in ("Asia/Tokyo", "UTC") else {23, 24, 25}
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,52 +146,154 @@ def test_market_data_survives_pickling(random_data):
     assert again.symbols == random_data.symbols
 
 
-def test_scaler_knows_its_training_data_alone():
-    scaler = Scaler.fit_features(np.array([[1.0], [2.0], [3.0]]))
-    assert scaler.mean.tolist() == [2.0]
-    assert scaler.apply(np.array([[100.0]], dtype=np.float32))[0, 0] == pytest.approx(98.0 / np.sqrt(2 / 3))
+# -- what an environment reads ---------------------------------------------------------------------------------------
 
 
-def test_scaler_is_fitted_on_one_stretch_and_applied_to_another(make_bars, prices_of):
-    train = MarketData([make_bars(prices_of(1, 300, 0.01))])
-    test = MarketData([make_bars(prices_of(2, 300, 0.05))])
-    scaler = Scaler.fit(train)
-    np.testing.assert_allclose(scaler.apply(train.features[1:]).std(axis=0)[:4], 1.0, rtol=1e-3)
-    assert (scaler.apply(test.features[1:]).std(axis=0)[:4] > 3.0).all()
-    assert Scaler.fit(train).version == scaler.version != Scaler.fit(test).version
+def test_a_missing_bar_stands_at_the_last_price_with_no_volume():
+    gap = frame(Close=[100.0, np.nan, 105.0, 99.0], Open=[100.0, 102.0, 103.0, 104.0])
+    data = MarketData.from_frame(gap)
+    assert data.tradable.tolist() == [True, False, True, True]
+    for name in ("open", "high", "low", "mark"):
+        assert getattr(data, name)[1] == 100.0
+    assert data.volume.tolist() == [10.0, 0.0, 0.0, 40.0]
 
 
-def test_scaler_does_not_count_missing_bars(make_bars, prices_of):
-    prices = prices_of(1, 50)
-    gaps = prices.copy()
-    gaps[40:] = np.nan
-    assert Scaler.fit(MarketData([make_bars(gaps)])).version == Scaler.fit(MarketData([make_bars(prices[:40])])).version
+def test_unknown_volume_is_0():
+    assert MarketData.from_frame(frame(Volume=[np.nan, 1, np.nan, 2])).volume.tolist() == [0.0, 1.0, 0.0, 2.0]
 
 
-def test_constant_feature_is_only_centred():
-    scaler = Scaler.of([2.0], [0.0])
-    assert scaler.apply(np.array([[5.0]], dtype=np.float32)).tolist() == [[3.0]]
+def test_funding_is_read_where_there_is_any_and_0_where_none_is_due():
+    assert MarketData.from_frame(frame()).funding.tolist() == [0.0] * 4
+    data = MarketData.from_frame(frame(Funding_Rate=[0.0, np.nan, 0.0001, -0.0002]))
+    assert data.funding.tolist() == [0.0, 0.0, 0.0001, -0.0002]
+    gap = frame(Funding=[0.0, 0.0001, 0.0001, 0.0001], Close=[100.0, 103.0, np.nan, 99.0])
+    assert MarketData.from_frame(gap).funding.tolist() == [0.0, 0.0001, 0.0, 0.0001]
+    with pytest.raises(InputError, match="row 2, column 'funding': expected a number, or NaN"):
+        MarketData.from_frame(frame(funding=[0.0, 0.0, np.inf, 0.0]))
 
 
-def test_scaler_round_trips_and_refuses_other_numbers():
-    scaler = Scaler.of([0.1, 0.2], [1.0, 2.0])
-    again = Scaler.from_dict(scaler.to_dict())
-    assert again.version == scaler.version
-    assert again.mean.tolist() == scaler.mean.tolist()
-    with pytest.raises(InputError, match="expected version"):
-        Scaler.from_dict(scaler.to_dict() | {"mean": [0.1, 0.3]})
-    with pytest.raises(InputError, match="expected mean, std, recipe and version"):
-        Scaler.from_dict({"mean": [0.1]})
-    with pytest.raises(InputError, match="expected finite mean"):
-        Scaler.of([float("nan")], [1.0])
+def test_rows_of_a_symbol_are_its_bars(random_data):
+    bars = random_data.bars(1)
+    assert (bars.symbol, len(bars), bars.interval) == ("BBB", 300, DAY)
+    assert np.array_equal(bars.close, random_data.mark[400:])
+    with pytest.raises(ValueError, match="read-only"):
+        bars.close[0] = 1.0
 
 
-def test_scaler_of_other_features_is_refused(random_data):
-    with pytest.raises(InputError, match="expected 2 features, got 5"):
-        Scaler.identity(2).apply(random_data.features)
+# -- one interval ----------------------------------------------------------------------------------------------------
 
 
-def test_environments_share_scaled_features(random_data):
-    scaler = Scaler.fit(random_data)
-    assert random_data.scaled(scaler, 10.0) is random_data.scaled(scaler, 10.0)
-    assert random_data.scaled(Scaler.identity(), 10.0) is not random_data.scaled(scaler, 10.0)
+def at_times(ts_open: list[int], length: int | list[int]) -> SymbolBars:
+    ones = np.ones(len(ts_open))
+    ts = np.array(ts_open, dtype=np.int64)
+    return SymbolBars("T", 0, ts, ts + np.array(length), ones, ones, ones, ones, ones)
+
+
+def test_gaps_between_bars_are_fine_and_overlaps_are_refused():
+    assert at_times([0, DAY, 5 * DAY], DAY).interval == DAY
+    with pytest.raises(InputError, match="row 2, column 'ts_open': expected a time at or after the previous bar's"):
+        at_times([0, DAY, DAY + DAY // 2], DAY)
+
+
+def test_bars_of_different_length_are_refused_but_not_days_of_23_hours():
+    hour = DAY // 24
+    at_times([0, DAY, 2 * DAY - hour, 3 * DAY], [DAY, DAY - hour, DAY + hour, DAY])
+    with pytest.raises(InputError, match="row 1, column 'ts_close': expected bars of one interval, 86400000000 µs"):
+        at_times([0, DAY, DAY + hour, 3 * DAY], [DAY, hour, DAY, DAY])
+
+
+def test_symbols_of_different_intervals_are_refused(make_bars):
+    hourly = at_times([0, DAY // 24, DAY // 12], DAY // 24)
+    with pytest.raises(InputError, match="expected bars of one interval, got CASE 86400 s, T 3600 s"):
+        MarketData([make_bars([(1, 1, 1, 1)] * 3), hourly])
+
+
+# -- several symbols in a frame --------------------------------------------------------------------------------------
+
+
+def long_frame() -> pd.DataFrame:
+    return pd.concat([frame().assign(Symbol="AAA"), frame(3).assign(Symbol="BBB")])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"AAA": frame(), "BBB": frame(3)},
+        long_frame(),
+        long_frame().rename(columns={"Symbol": "ticker"}),
+        long_frame().set_index("Symbol", append=True),
+        long_frame().set_index("Symbol", append=True).swaplevel(),
+        pd.concat([frame(3).assign(Symbol="BBB"), frame().assign(Symbol="AAA")]).sort_values("Symbol"),
+    ],
+    ids=["mapping", "column", "ticker", "level", "first level", "sorted"],
+)
+def test_a_frame_of_several_symbols_is_told_apart(given):
+    data = MarketData.from_frame(given)
+    assert data.symbols == ("AAA", "BBB")
+    assert data.offsets.tolist() == [0, 4, 7]
+    assert data.mark.tolist() == [100.0, 103.0, 105.0, 99.0, 100.0, 103.0, 105.0]
+
+
+def test_a_bad_row_of_one_of_several_symbols_is_named():
+    bad = long_frame()
+    bad.iloc[5, 3] = -1.0
+    with pytest.raises(InputError, match="'BBB', row 1, column 'close'"):
+        MarketData.from_frame(bad)
+    with pytest.raises(InputError, match="frame 'BBB': expected at least two bars, got 1"):
+        MarketData.from_frame({"AAA": frame(), "BBB": frame(1)})
+
+
+def test_a_row_without_a_symbol_is_refused():
+    bad = long_frame()
+    bad["Symbol"] = bad["Symbol"].where(np.arange(7) != 2)
+    with pytest.raises(InputError, match="frame, row 2, column 'Symbol': expected a symbol, got none"):
+        MarketData.from_frame(bad)
+
+
+def test_features_may_be_chosen():
+    data = MarketData.from_frame(frame(), features=["hour_cos", "log_close"])
+    assert data.feature_names == ("hour_cos", "log_close")
+    assert data.features[:, 0].tolist() == [1.0] * 4
+
+
+# -- bars per year ---------------------------------------------------------------------------------------------------
+
+
+def per_year(index: pd.DatetimeIndex) -> float:
+    price = np.full(len(index), 1.0)
+    columns = dict.fromkeys(("open", "high", "low", "close", "volume"), price)
+    return MarketData.from_frame(pd.DataFrame(columns, index=index)).bars_per_year
+
+
+def sessions(days: str, start: str, minutes: int, freq: str = "1min") -> pd.DatetimeIndex:
+    opens = pd.date_range("2024-01-01", "2024-02-12", freq=days) + pd.Timedelta(start)
+    times = [pd.date_range(at, periods=minutes // int(freq.removesuffix("min")), freq=freq) for at in opens]
+    return times[0].append(times[1:])
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (pd.date_range("2024-01-01", periods=20_000, freq="1min"), 525_600.0),  # case 14: crypto
+        (pd.date_range("2024-01-01", periods=3 * 1440, freq="1min"), 525_600.0),  # no Saturday, but round the clock
+        (pd.date_range("2024-01-01 07:30", periods=500, freq="4h"), 2_190.0),
+        (pd.date_range("2024-01-01", periods=100, freq="D"), 365.0),
+        (pd.date_range("2024-01-01", periods=100, freq="B"), 252.0),
+        (pd.date_range("2024-01-01", periods=3, freq="B"), 252.0),
+        (pd.date_range("2024-01-01", periods=100, freq="W-MON"), 365 / 7),
+        (sessions("B", "14h30min", 390), 390 * 252.0),
+        (sessions("B", "14h30min", 390, "30min"), 13 * 252.0),
+        (sessions("B", "00h00min", 1440), 1440 * 252.0),  # currencies
+        (sessions("D", "08h00min", 600), 600 * 365.0),
+        (sessions("B", "14h30min", 390)[380:790], 390 * 252.0),  # the end of a day, a whole one, and a beginning
+    ],
+)
+def test_bars_per_year_come_from_the_times(index, expected):
+    assert per_year(index) == pytest.approx(expected)
+
+
+def test_bars_per_year_of_real_stocks_with_holidays_and_half_days_missing():
+    index = pd.date_range("2020-01-01", periods=500, freq="B")
+    assert per_year(index.delete([3, 17, 18, 200, 333])) == 252.0
+    stray = index.append(pd.DatetimeIndex(["2020-02-01"])).sort_values()  # one bar on a Saturday
+    assert per_year(stray) == 252.0

@@ -370,3 +370,42 @@ def test_the_account_as_the_agent_sees_it():
         "drawdown": [0.0],
         "cash_share": [pytest.approx(15_000 / 10_500)],
     }
+
+
+def test_an_order_on_a_missing_bar_is_carried_in_the_size_of_its_last_price():
+    bars = [*flat(100), (NAN, NAN, NAN, NAN), *flat(50, 50)]
+    run = play(simulate(bars, targets=(0.0, 1.0), remainder="carry"), 1, 1, 1)
+    assert [(fill.quantity, fill.price, fill.step) for fill in run.fills] == [(100, 50, 1)]
+
+
+def test_a_protective_order_and_a_liquidation_cancel_what_is_carried():
+    settings = {"max_volume_share": 0.1, "remainder": "carry", **QUANTITIES}
+    bars = [*flat(100), (100, 101, 90, 100), *flat(100, 100)]
+    stopped = simulate(bars, volume=[1, 100, 900, 900], initial_cash=20_000.0, stop_loss=0.05, **settings)
+    assert [fill.kind for fill in play(stopped, 50, 0, 0).fills] == ["entry", "stop_loss"]
+    bars = [*flat(100), (100, 101, 40, 60), *flat(60, 60)]
+    bankrupt = simulate(bars, volume=[1, 2_000, 900, 900], leverage=4.0, maintenance_margin=0.1, **settings)
+    assert [fill.kind for fill in play(bankrupt, 300, 0, 0).fills] == ["entry", "liquidation"]
+
+
+def test_length_is_the_reason_where_the_data_ends_with_it():
+    assert play(simulate(flat(100, 100), episode_length=1), 1).reason == "length"
+
+
+def test_the_first_adverse_trigger_on_the_way_names_a_gap():
+    settings = {"stop_loss": 0.1, "trailing_stop": 0.05, "targets": (0.0, 1.0)}
+    run = play(simulate(flat(100, 100, 50), **settings), 1, 1)
+    assert [(fill.kind, fill.price) for fill in run.fills[1:]] == [("trailing_stop", 50)]
+
+
+def test_equal_triggers_are_a_stop_loss():
+    settings = {"stop_loss": 0.1, "trailing_stop": 0.1, "targets": (0.0, 1.0)}
+    run = play(simulate([*flat(100), (100, 100, 80, 95)], **settings), 1)
+    assert [(fill.kind, fill.price) for fill in run.fills[1:]] == [("stop_loss", 90)]
+
+
+def test_a_stopped_trade_is_one_trade_with_both_fees():
+    settings = {"fee": 0.01, "fee_fixed": 1.0, "stop_loss": 0.1, "initial_cash": 20_000.0, **QUANTITIES}
+    run = play(simulate([*flat(100), (100, 100, 80, 95)], **settings), 10)
+    (trade,) = run.trades
+    assert (trade.fee, trade.net_pnl(), trade.exit_step) == (21, -121, 0)

@@ -80,7 +80,7 @@ def test_reset_carries_nothing_of_the_last_episode(random_data):
         env.step(action)
     again, _ = env.reset(seed=7)
     assert again.tobytes() == fresh.tobytes()
-    assert (again[-3:] == 0.0).all()
+    assert again[-5:].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
     record = env.episode_record()
     assert record.steps == 0
     assert record.final_value == 10_000.0
@@ -107,3 +107,21 @@ def test_record_tells_the_stream_and_the_number_of_the_reset(random_data):
     env = TradingEnv(random_data, SETTINGS, stream=np.random.SeedSequence(np.int64(9)))
     env.reset()
     assert env.episode_record().env_seed == "9#0"
+
+
+def test_generator_set_from_outside_is_drawn_from(random_data):
+    env = TradingEnv(random_data, SETTINGS)
+    env.np_random = np.random.default_rng(5)
+    starts = starts_of(env, 3)
+    env.np_random = np.random.default_rng(5)
+    assert starts_of(env, 3) == starts
+    env.reset(seed=3)
+    assert env.np_random_seed == 3
+
+
+def test_portfolio_draws_rows_where_every_symbol_has_begun(random_data):
+    env = TradingEnv(random_data, SETTINGS.model_copy(update={"portfolio": True}))
+    starts = starts_of(env, 20, seed=7)
+    assert {symbol for symbol, _ in starts} == {"portfolio"}
+    assert len({row for _, row in starts}) > 10
+    assert starts_of(env, 20, seed=7) == starts

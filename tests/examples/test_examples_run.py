@@ -1,6 +1,6 @@
 """The examples run as they stand, each in a directory of its own.
 
-``trading_env_gymnasium.py`` has its test beside the market model, in tests/env/test_env_example.py.
+Those of the market model, ``trading_env_*.py``, have theirs in ``test_examples_env.py``.
 """
 
 from __future__ import annotations

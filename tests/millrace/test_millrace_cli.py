@@ -16,6 +16,7 @@ from millrace.report import ALL, verdict
 
 COMMANDS = [
     *("demo", "replay", "train", "consume", "forward", "migrate", "report", "query", "check", "config"),
+    "check-feature",
     *("local up", "local status", "local down", "topics apply", "topics diff", "dlq list", "dlq show", "dlq replay"),
 ]
 

@@ -20,6 +20,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_public_names_are_exactly_these_and_all_resolve() -> None:
     assert millrace.__all__ == [
+        "Bars",
         "EnvSettings",
         "EpisodeRecord",
         "EventCallbacks",
@@ -27,12 +28,18 @@ def test_the_public_names_are_exactly_these_and_all_resolve() -> None:
         "LocalStack",
         "MarketData",
         "MillraceError",
+        "RewardInput",
         "Scaler",
+        "SymbolBars",
         "TradingEnv",
         "TradingVectorEnv",
         "__version__",
+        "baselines",
+        "check_feature",
+        "feature",
         "finish_run",
         "open_checkpoint",
+        "play",
         "publish_events",
     ]
     assert dir(millrace) == millrace.__all__

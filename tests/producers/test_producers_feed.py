@@ -59,6 +59,24 @@ def test_header_names_in_any_case_and_order_with_further_columns(write_feed: Wri
     assert np.isnan(bars.volume).all()
 
 
+@pytest.mark.parametrize("name", ["Funding Rate", "funding_rate", "FundingRate"])
+def test_funding_rates_are_read_and_empty_where_none_is_due(write_feed: WriteFeed, name: str) -> None:
+    header = f"Ticker,Date,Open,High,Low,Close,Volume,{name}"
+    rows = ("A,2024-01-01,1,1,1,1,1,0.0001", "A,2024-01-02,1,1,1,1,1,", "A,2024-01-03,1,1,1,1,1,-2e-4")
+    rates = read_feed(write_feed(*rows, header=header)).bars["A"].funding_rate
+    assert rates is not None
+    assert [None if np.isnan(rate) else rate for rate in rates.tolist()] == [0.0001, None, -0.0002]
+    with pytest.raises(ValueError, match="read-only"):
+        rates[0] = 1.0
+    with pytest.raises(FeedError, match=f"row 2 .A.: {name} is inf, expected a finite number, or nothing"):
+        read_feed(write_feed("A,2024-01-01,1,1,1,1,1,inf", *rows[1:], header=header))
+
+
+def test_a_file_without_funding_rates_has_none(write_feed: WriteFeed) -> None:
+    rows = ("A,2024-01-01,1,1,1,1,1,1", "A,2024-01-02,1,1,1,1,1,1")
+    assert read_feed(write_feed(*rows)).bars["A"].funding_rate is None
+
+
 def test_gzip_is_known_by_its_content_and_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     path = tmp_path / "feed.csv"
     path.write_bytes(gzip.compress(("\ufeff" + "\r\n".join((HEADER, *TWO_DAYS, ""))).encode()))

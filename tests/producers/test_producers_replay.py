@@ -111,6 +111,18 @@ def test_second_replay_publishes_nothing_and_says_so(log: Log) -> None:
     assert records_of(log) == before
 
 
+def test_funding_rates_are_published_and_compared(log: Log) -> None:
+    rates = np.array([0.0001, np.nan, -0.0002])
+    bars = dataclasses.replace(make_bars("P", range(3)), funding_rate=rates)
+    assert replay(log, make_feed(bars), feed_name="perps").published_bars == 3
+    [record] = records_of(log)
+    assert decode_bars(record.value).funding_rate == [0.0001, None, -0.0002]
+    assert replay(log, make_feed(bars), feed_name="perps").published_bars == 0
+    for other in (dataclasses.replace(bars, funding_rate=rates * 2), make_bars("P", range(3))):
+        with pytest.raises(FeedError, match=r"symbol P, bar of 2013-01-02.*holds funding_rate 0.0001, the file has"):
+            replay(log, make_feed(other), feed_name="perps")
+
+
 def test_again_makes_a_new_feed_which_is_idempotent_too(log: Log) -> None:
     feed = make_feed(make_bars("A", range(10)))
     replay(log, feed, feed_name="one")

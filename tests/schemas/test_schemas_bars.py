@@ -48,6 +48,8 @@ def test_round_trip_and_identity() -> None:
         ({"interval": "daily"}, "interval"),
         ({"schema_version": "2.0"}, "schema_version 1.x"),
         ({"close": [10.0, None, 10.0]}, "close"),
+        ({"funding_rate": [0.0, None]}, "columns of different lengths"),
+        ({"funding_rate": [0.0, "much", None]}, "funding_rate"),
     ],
 )
 def test_bars_that_break_the_rules_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -65,3 +67,13 @@ def test_a_record_holds_at_most_4096_bars() -> None:
 def test_other_bytes_are_refused(value: bytes) -> None:
     with pytest.raises(SchemaError):
         decode_bars(value)
+
+
+def test_funding_rates_are_carried_where_the_feed_has_them() -> None:
+    with_rates = BarsRecord.model_validate(record(funding_rate=[0.0001, None, -0.0002]))
+    assert decode_bars(with_rates.encode()[1]) == with_rates
+    without = BarsRecord.model_validate(record())
+    assert b"funding_rate" not in without.encode()[1]
+    assert decode_bars(without.encode()[1]).funding_rate is None
+    with pytest.raises(ValueError, match="row 1: a funding rate is not a finite number"):
+        BarsRecord.model_validate(record(funding_rate=[0.0, float("inf"), 0.0]))

@@ -8,19 +8,18 @@ from typing import Any
 import pytest
 
 from env.market_data import MarketData
-from env.scaler import Scaler
 from env.settings import EnvSettings
 from schemas.ids import PublisherId, Role, new_run_id
-from trainer.baselines import policies, run_baselines
+from trainer.baselines import run_baselines
 from trainer.environments import Lineage
 
-SETTINGS = EnvSettings(window=4, starts="whole", episode_length=None, fee=0.001, slippage=0.0005)
+SETTINGS = EnvSettings(window=4, starts="whole", fee=0.001, slippage=0.0005)
 LINEAGE = Lineage(split="test", window_id="w", data_hash="d", settings_hash="s", scaler_version="v")
 PUBLISHER = PublisherId(new_run_id(), 1, Role.DRIVER, 0, 0, "node")
 
 
 def play(market: MarketData, settings: EnvSettings = SETTINGS, seed: int = 7) -> list[list[Any]]:
-    return list(run_baselines(market, settings, Scaler.identity(), LINEAGE, PUBLISHER, 3, seed))
+    return list(run_baselines(market, settings, LINEAGE, PUBLISHER, 3, seed))
 
 
 def ends(played: list[list[Any]], policy: str) -> list[Any]:
@@ -33,7 +32,9 @@ def ends(played: list[list[Any]], policy: str) -> list[Any]:
 
 
 def test_flat_makes_nothing(market: MarketData) -> None:
-    for episode in ends(play(market), "flat"):
+    flat = ends(play(market), "flat")
+    assert [episode.symbol for episode in flat] == ["AAA", "BBB"]
+    for episode in flat:
         assert (episode.pnl, episode.fee, episode.fill_count, episode.total_reward) == (0.0, 0.0, 0, 0.0)
 
 
@@ -61,24 +62,23 @@ def test_random_is_drawn_from_the_seed(market: MarketData) -> None:
 
 def test_episodes_are_told_from_start_to_end_with_ids_of_their_own(market: MarketData) -> None:
     played = play(market)
-    assert [type(events[0]).__name__ for events in played] == ["EpisodeStarted"] * 6
-    assert len({events[0].episode_id for events in played}) == 6
+    assert [type(events[0]).__name__ for events in played] == ["EpisodeStarted"] * 10
+    assert len({events[0].episode_id for events in played}) == 10
     for events in played:
         assert {event.episode_id for event in events} == {events[0].episode_id}
-        assert re.fullmatch(rf"{PUBLISHER}\.[0-2]\.[01]", events[0].episode_id)
+        assert re.fullmatch(rf"{PUBLISHER}\.[0-4]\.[01]", events[0].episode_id)
         end = next(event for event in events if type(event).__name__ == "EpisodeEnded")
         assert (end.split, end.window_id, end.iteration) == ("test", "w", 3)
         assert (end.first_policy_version, end.last_policy_version) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("targets", "names"),
-    [
-        ((-1.0, 0.0, 1.0), {"buy_and_hold", "flat", "random"}),
-        ((-1.0, 1.0), {"buy_and_hold", "random"}),
-        ((-1.0, 0.0), {"flat", "random"}),
-        ((0.0, 0.5, 2.0), {"buy_and_hold", "flat", "random"}),
-    ],
-)
-def test_baselines_exist_where_the_targets_allow_them(targets: tuple[float, ...], names: set[str]) -> None:
-    assert set(policies(EnvSettings(targets=targets))) == names
+@pytest.mark.parametrize("actions", ["targets", "weights"])
+def test_a_portfolio_is_one_episode_a_baseline(market: MarketData, actions: Any) -> None:
+    settings = SETTINGS.model_copy(update={"portfolio": True, "actions": actions})
+    played = play(market, settings)
+    policies = [events[0].policy for events in played]
+    assert policies == ["flat", "buy_and_hold", "sma_cross", "momentum", "random"]
+    [held] = ends(played, "buy_and_hold")
+    assert (held.symbol, held.symbols, held.steps) == ("portfolio", ["AAA", "BBB"], 295)
+    fills = next(event for events in played for event in events if type(event).__name__ == "Fills")
+    assert set(fills.symbol) == {"AAA", "BBB"}

@@ -16,6 +16,7 @@ from trainer.callbacks import EventCallbacks, finish_run
 from trainer.publish import publish_events
 
 LONG = 972
+POLICIES = ("agent", "flat", "buy_and_hold", "sma_cross", "momentum", "random")
 
 
 @dataclass
@@ -83,8 +84,11 @@ def test_what_is_published_is_the_environments_own_record(long_run: Any) -> None
     records = {one.rllib_id: one.record for one in long_run.seen}
     for episode in [*long_run.agent(), *long_run.agent("test")]:
         record = records[episode.rllib_episode_id]
-        for name in ("steps", "total_reward", "symbol", "start_row", "env_seed", "final_value", "pnl", "fee", "sharpe"):
+        for name in ("steps", "total_reward", "symbol", "start_row", "env_seed", "final_value", "pnl"):
             assert getattr(episode, name) == getattr(record, name), name
+        for name, value in vars(record.metrics).items():
+            assert getattr(episode, name) == value, name
+        assert (episode.symbols, episode.bars_per_year) == ([record.symbol], record.bars_per_year)
         trades = long_run.of("trades", episode_id=episode.episode_id)
         assert [trade for part in trades for trade in part.net_pnl] == record.trades["net_pnl"].tolist()
         fills = long_run.of("fills", episode_id=episode.episode_id)
@@ -139,7 +143,7 @@ def test_driver_runner_and_evaluator_in_one_process_are_three_publishers(long_ru
 
 def test_the_test_split_is_traded_once_a_symbol_by_the_agent_and_by_each_baseline(long_run: Any) -> None:
     played = Counter((episode.policy, episode.symbol) for episode in long_run.of("episode.ended", split="test"))
-    assert played == {(p, s): 1 for p in ("agent", "buy_and_hold", "flat", "random") for s in ("AAA", "BBB")}
+    assert played == {(p, s): 1 for p in POLICIES for s in ("AAA", "BBB")}
     windows = {window.split: window for window in long_run.of("window.opened")}
     for episode in long_run.of("episode.ended"):
         assert episode.window_id == windows[episode.split].window_id

@@ -27,7 +27,7 @@ def store(ray_session: None, bars: Any) -> Iterator[str]:
     history = History(bars=(bars("AAA", 100_000),), facts=facts, refused={})
     opened = WindowStore("streams")
     for split in ("train", "test"):
-        opened.put(open_window(history, split, 50_000 * 86_400_000_000, 5))
+        opened.put(open_window(history, split, 50_000 * 86_400_000_000, SETTINGS))
     yield opened.name
     opened.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from env.bars import SymbolBars
 from env.market_data import MarketData
 from env.scaler import Scaler
 from env.settings import EnvSettings
@@ -17,12 +18,13 @@ from eventlog.open_log import open_log
 from eventlog.sqlite_log import SqliteLog
 from schemas.errors import OffsetOutOfRangeError, WindowError
 from schemas.topics import TOPICS
-from trainer.checkpoints import CheckpointFacts, reopen_windows, warm_up
+from trainer.checkpoints import CheckpointFacts, reopen_windows
 from trainer.settings import DataSettings
-from trainer.windows import History, Window, first_test_ts, open_window, read_history, reopen_history
+from trainer.windows import History, Window, first_test_ts, open_window, read_history, reopen_history, warm_up
 
 DATA = DataSettings(feed="walk")
 WARM_UP = 5
+ENV = EnvSettings(window=WARM_UP - 1)
 DAY = 86_400_000_000
 
 
@@ -31,10 +33,12 @@ def history_of(bench: Any, data: DataSettings = DATA) -> History:
         return read_history(log, data)
 
 
-def windows_of(bench: Any, data: DataSettings = DATA, scaler: str = "") -> tuple[Window, Window]:
+def windows_of(
+    bench: Any, data: DataSettings = DATA, scaler: str = "", env: EnvSettings = ENV
+) -> tuple[Window, Window]:
     history = history_of(bench, data)
     cut = first_test_ts(history, data)
-    return open_window(history, "train", cut, WARM_UP, scaler), open_window(history, "test", cut, WARM_UP, scaler)
+    return open_window(history, "train", cut, env, scaler), open_window(history, "test", cut, env, scaler)
 
 
 def test_identity_is_stable_over_what_else_is_appended(bench: Any, bars: Any, record: Any) -> None:
@@ -105,6 +109,18 @@ def test_the_cut_keeps_test_bars_out_of_the_train_window(bench: Any) -> None:
     assert [train.opened.split, test.opened.split] == ["train", "test"]
 
 
+def test_funding_rates_come_along_and_are_part_of_the_data(new_bench: Any, bars: Any, record: Any) -> None:
+    without, with_rates = new_bench(), new_bench()
+    walk = bars("AAA", 300)
+    without.send(record(walk, 0, 300))
+    assert windows_of(without)[0].data.funding.tolist() == [0.0] * 240
+    rates = [0.0001 if row % 8 == 0 else None for row in range(150)]
+    with_rates.send(record(walk, 0, 150).model_copy(update={"funding_rate": rates}), record(walk, 150, 300))
+    train = windows_of(with_rates)[0]
+    assert train.data.funding.tolist() == [*(rate or 0.0 for rate in rates), *[0.0] * 90]
+    assert train.opened.data_hash != windows_of(without)[0].opened.data_hash
+
+
 def test_rows_of_the_test_window_are_absolute(bench: Any) -> None:
     bench.send_walks("AAA", "BBB")
     train, test = windows_of(bench)
@@ -114,11 +130,14 @@ def test_rows_of_the_test_window_are_absolute(bench: Any) -> None:
     assert test.data.open[0] == whole.open[240 - WARM_UP]
 
 
-def test_the_first_bar_traded_in_the_test_is_the_first_after_the_cut(bench: Any) -> None:
+@pytest.mark.parametrize(("features", "bars"), [(("log_close",), WARM_UP), (("log_close", "zscore(20)"), 23)])
+def test_the_first_bar_traded_in_the_test_is_the_first_after_the_cut(
+    bench: Any, features: tuple[str, ...], bars: int
+) -> None:
     bench.send_walks("AAA")
-    settings = EnvSettings(window=WARM_UP - 1, starts="whole", episode_length=None)
-    assert warm_up(settings) == WARM_UP
-    test = windows_of(bench)[1]
+    settings = EnvSettings(window=WARM_UP - 1, starts="whole", features=features)
+    assert warm_up(settings, DAY) == bars
+    test = windows_of(bench, env=settings)[1]
     env = TradingEnv(test.data, settings)
     env.reset(seed=1)
     env.step(2)
@@ -191,10 +210,50 @@ def test_a_cut_outside_the_history_is_refused(bench: Any, moment: str) -> None:
 def test_a_window_without_room_for_an_episode_is_refused(bench: Any, split: Any, warm_up_bars: int) -> None:
     bench.send_walks("AAA")
     history = history_of(bench)
+    cut = first_test_ts(history, DATA)
     with pytest.raises(WindowError, match=rf"{split} window: .* more than {warm_up_bars} bars .*AAA 240; shorten env"):
-        open_window(history, split, first_test_ts(history, DATA), warm_up_bars)
+        open_window(history, split, cut, EnvSettings(window=warm_up_bars - 1))
     if split == "train":
-        assert len(open_window(history, split, first_test_ts(history, DATA), warm_up_bars - 1).data.symbols) == 1
+        assert len(open_window(history, split, cut, EnvSettings(window=warm_up_bars - 2)).data.symbols) == 1
+
+
+# --- portfolios -------------------------------------------------------------------------------------------------------
+
+PORTFOLIO = EnvSettings(window=WARM_UP - 1, starts="whole", portfolio=True, actions="weights")
+
+
+def weekdays(walk: SymbolBars) -> SymbolBars:
+    """The same without every sixth and seventh bar."""
+    keep = np.arange(len(walk)) % 7 < 5
+    columns = ("ts_open", "ts_close", "open", "high", "low", "close", "volume")
+    return SymbolBars(walk.symbol, 0, *(getattr(walk, name)[keep] for name in columns))
+
+
+def test_a_portfolio_begins_its_test_at_the_cut_whatever_bars_its_symbols_have(
+    bench: Any, bars: Any, record: Any
+) -> None:
+    often, seldom = bars("AAA", 300), weekdays(bars("BBB", 300))
+    bench.send(record(often, 0, 300), record(seldom, 0, len(seldom)))
+    train, test = windows_of(bench, env=PORTFOLIO)
+    cut = first_test_ts(history_of(bench), DATA)
+    env = TradingEnv(test.data, PORTFOLIO)
+    _, info = env.reset(seed=1)
+    assert (info["symbol"], info["start_row"]) == ("portfolio", 239)
+    env.step(np.array([0.5, 0.5], dtype=np.float32))
+    assert env.episode_record().steps_table["ts"].tolist() == [cut]
+    assert train.data.symbols == test.data.symbols == ("AAA", "BBB")
+    assert max(train.data.on_common_clock().ts_close) < cut
+
+
+@pytest.mark.parametrize(("first", "split"), [(250, "train"), (-100, "test")])
+def test_a_portfolio_needs_all_its_symbols_on_both_sides(
+    bench: Any, bars: Any, record: Any, first: int, split: str
+) -> None:
+    late = bars("BBB", 300, first=first)
+    bench.send(record(bars("AAA", 300), 0, 300), record(late, 0, 300 if first < 0 else 50))
+    data = DataSettings(feed="walk", test_from="1970-08-29T00:00:00Z")
+    with pytest.raises(WindowError, match=f"{split} window: .* every symbol of the portfolio, got none of BBB"):
+        windows_of(bench, data, env=PORTFOLIO)
 
 
 # --- opening a recorded window again ----------------------------------------------------------------------------------
@@ -209,7 +268,7 @@ def facts_of(bench: Any) -> CheckpointFacts:
         iteration=1,
         seed=1,
         data=DATA,
-        env=EnvSettings(window=WARM_UP - 1),
+        env=ENV,
         scaler=scaler.to_dict(),
         first_test_ts=first_test_ts(history_of(bench), DATA),
         windows=[window.opened for window in windows_of(bench, scaler=scaler.version)],

@@ -1,0 +1,26 @@
+"""Feature arrays with room after their last row, so that a window can be copied together with what follows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOM = 5
+"""Rows of room: an observation has at most 5 numbers after its window for each number of a row."""
+
+
+def with_room(features: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a float32 copy (N, F) of features that has room after its last row."""
+    roomy = np.zeros((len(features) + ROOM, features.shape[1]), dtype=np.float32)
+    roomy[: len(features)] = features
+    return roomy[: len(features)]
+
+
+def room_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return features with their room, (N + ROOM, F): the array behind them, or a copy where that has none."""
+    roomy = features.base
+    if isinstance(roomy, np.ndarray) and roomy.shape == (len(features) + ROOM, features.shape[1]):
+        return roomy
+    return room_of(with_room(features))
