@@ -11,32 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from gymnasium import spaces
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from trainer.batched_runner import BatchedEnvRunner
 from trainer.environments import ENV_ID
+from trainer.lean_updates import LEAN_UPDATES
 from trainer.rllib_private import connector_settings, make_single_env
 
 Reason = str | None
 
 _EPISODE_HOOKS = ("on_episode_created", "on_episode_start", "on_episode_end", "on_sample_end")
-
-
-class LeanUpdate(Protocol):
-    """How one algorithm learns from rollouts."""
-
-    def why_not(self, config: Any) -> Reason:
-        """The setting that it does not do, or None."""
-
-    def use(self, config: Any) -> None:
-        """Set its classes; the config is changed in place."""
-
-
-LEAN_UPDATES: dict[str, LeanUpdate] = {}
-"""By the name of RLlib's algorithm class."""
 
 
 @dataclass(frozen=True)

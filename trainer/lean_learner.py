@@ -53,6 +53,7 @@ class LeanLearner(TorchLearner):
     """Whether ``after_gradient_based_update`` follows each gradient step: RLlib's DQN makes an update of each."""
 
     metrics: Any
+    _td_errors: list[torch.Tensor]
     _source: ObservationSource | None = None
 
     def minibatches(self, taken: Sequence[Any], **how: Any) -> tuple[int, Iterator[Batch]]:
@@ -98,13 +99,14 @@ class LeanLearner(TorchLearner):
             )
         self.before_gradient_based_update(timesteps=timesteps)
         version = next_weights_version(self)
+        self._td_errors = []
         steps = 0
         count, batches = self.minibatches(taken, **how)
         with self._fused():
             for number, batch in enumerate(batches, start=1):
                 is_last = number == count
                 steps += len(batch[Columns.OBS])
-                with self._only_sums(unless=is_last):
+                with self._logging(everything=is_last):
                     losses = self._gradient_step(batch, is_last)
                     if is_last:
                         for module_id, loss in losses.items():
@@ -113,6 +115,11 @@ class LeanLearner(TorchLearner):
                         self.after_gradient_based_update(timesteps=timesteps)
         self._log_trained(version, steps, count, sum(len(one) for one in taken))
         return self.metrics.reduce() if report else None
+
+    def td_errors(self) -> NDArray[np.float32]:
+        """Absolute TD errors of the last update, (n,) in the order of its transitions."""
+        errors: NDArray[np.float32] = torch.cat(self._td_errors).cpu().numpy()
+        return errors
 
     # -- observations ---------------------------------------------------------------------------------------------
 
@@ -206,13 +213,10 @@ class LeanLearner(TorchLearner):
     # -- metrics ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _only_sums(self, unless: bool) -> Iterator[None]:
-        """Drop logged values of which the next minibatch's would be kept."""
-        if unless:
-            yield
-            return
+    def _logging(self, everything: bool) -> Iterator[None]:
+        """Meanwhile keep TD errors apart, and drop what the next minibatch overwrites, unless ``everything``."""
         logger = self.metrics
-        self.metrics = _SumsAlone(logger)
+        self.metrics = _Filter(logger, everything, self._td_errors)
         try:
             yield
         finally:
@@ -269,19 +273,27 @@ class _IndexedGatherer:
         return self._source.gather(self._rows[index], self._symbols[index], self._accounts[index])
 
 
-class _SumsAlone:
-    """Stands in for a metrics logger: passes on what is added up, and TD errors, of which a buffer reads each."""
+class _Filter:
+    """Stands in for a metrics logger while a loss is computed."""
 
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
+    def __init__(self, logger: Any, everything: bool, td_errors: list[torch.Tensor]) -> None:
+        self._logger, self._everything, self._td_errors = logger, everything, td_errors
 
     def log_value(self, key: Any, value: Any, **how: Any) -> None:
-        if how.get("reduce") in _ADDED_UP or TD_ERROR_KEY in key:
+        if key[-1] == TD_ERROR_KEY:
+            self._td_errors.append(value.detach())
+        elif self._everything or how.get("reduce") in _ADDED_UP:
             self._logger.log_value(key, value, **how)
 
     def log_dict(self, values: Mapping[Any, Any], **how: Any) -> None:
-        if how.get("reduce") in _ADDED_UP:
+        if self._everything or how.get("reduce") in _ADDED_UP:
             self._logger.log_dict(values, **how)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._logger
+
+    def peek(self, key: Any, **how: Any) -> Any:
+        return self._logger.peek(key, **how)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -1,8 +1,8 @@
 """Replay buffers of DQN and SAC as preallocated arrays: a transition is a bar row and account features, not a window.
 
-Set as ``replay_buffer_config={"type": "trainer.ring_buffer.RingBuffer", "capacity": 1_000_000}``. They take what
-``BatchedEnvRunner`` brings (``Rollout``) and give index arrays (``Transitions``) that a lean learner gathers windows
-for.
+``FastDQN`` and ``FastSAC`` make them in place of RLlib's EpisodeReplayBuffer and PrioritizedEpisodeReplayBuffer. They
+take what ``BatchedEnvRunner`` brings (``Rollout``) and give index arrays (``Transitions``) that a lean learner gathers
+windows for.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class RingBuffer(ReplayBufferInterface):
             num_items: How many.
             n_step: Steps of each; a range (low, high) draws them from low to high - 1, as RLlib does.
             gamma: Discount within the transition.
-            beta: Exponent of the importance weights; only prioritised buffers have any.
+            beta: Exponent of the importance weights, which only prioritised buffers have; None is 0.
             **kwargs: RLlib's other arguments, for sequences.
 
         Returns:
@@ -306,14 +306,13 @@ class PrioritizedRingBuffer(RingBuffer):
     Args:
         capacity: Transitions to keep.
         alpha: Amount of prioritisation: 0 none, 1 full.
-        beta: Exponent of the importance weights where ``sample`` is not told one.
     """
 
-    def __init__(self, capacity: int = 50_000, alpha: float = 0.6, beta: float = 0.4) -> None:
+    def __init__(self, capacity: int = 50_000, alpha: float = 0.6) -> None:
         super().__init__(capacity)
-        if alpha < 0 or beta < 0:
-            raise InputError(f"prioritised replay buffer: expected alpha, beta ≥ 0, got {alpha}, {beta}")
-        self.alpha, self.beta = alpha, beta
+        if alpha < 0:
+            raise InputError(f"prioritised replay buffer: expected alpha ≥ 0, got {alpha}")
+        self.alpha = alpha
         self._tree = PriorityTree(capacity)
         self._highest = 1.0
 
@@ -321,10 +320,6 @@ class PrioritizedRingBuffer(RingBuffer):
     def nbytes(self) -> int:
         """Size of all arrays, in bytes."""
         return super().nbytes + self._tree.nbytes
-
-    def sample(self, num_items: int | None = None, *, beta: float | None = None, **kwargs: Any) -> list[Transitions]:
-        """As of RingBuffer; ``beta`` None takes the buffer's own."""
-        return super().sample(num_items, beta=self.beta if beta is None else beta, **kwargs)
 
     def update_priorities(self, slots: NDArray[np.int64], td_errors: NDArray[np.float32]) -> None:
         """Set the priorities of drawn transitions (n,) to their absolute TD errors (n,).

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+import torch
+from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import ENV_CREATOR, _global_registry
@@ -136,7 +140,7 @@ class EnvRunnerBase(SingleAgentEnvRunner):
         self._log_episode_metrics(length, episode_return, seconds)
 
 
-# -- learners -----------------------------------------------------------------------------------------------------------
+# --- learners ---------------------------------------------------------------------------------------------------------
 
 
 def next_weights_version(learner: Any) -> int:
@@ -154,3 +158,34 @@ def has_plain_steps(config: Any) -> bool:
 def forget_sac_losses(learner: Any) -> None:
     """Drop the losses that SAC's loss function keeps for ``compute_gradients``."""
     learner._temp_losses.clear()
+
+
+def copy_weights(learner: Any, runner: Any) -> None:
+    """Copy a local learner's weights and their version into a local runner's module, in place."""
+    weights = learner.module[DEFAULT_MODULE_ID].unwrapped().state_dict()
+    with torch.no_grad():
+        for name, value in runner.module.state_dict().items():
+            value.copy_(weights[name])
+    runner._weights_seq_no = learner._weights_seq_no
+
+
+def replay_weights(config: Any) -> tuple[int, int]:
+    """Rounds of sampling and, after them, updates: RLlib's reckoning of ``training_intensity``."""
+    sampling, updates = calculate_rr_weights(config)
+    return int(sampling), int(updates)
+
+
+def learner_class_setting(config: Any) -> Any:
+    """The learner class that a config was given; None where it has RLlib's own."""
+    return config._learner_class
+
+
+class OwnReplayBuffer:
+    """Beside an RLlib ``Algorithm``: it makes its replay buffer itself. SAC's config admits RLlib's own types alone."""
+
+    def make_replay_buffer(self, settings: Mapping[str, Any]) -> Any:
+        """The buffer for a ``replay_buffer_config``."""
+        raise NotImplementedError
+
+    def _create_local_replay_buffer_if_necessary(self, config: Any) -> Any:
+        return self.make_replay_buffer(config["replay_buffer_config"])

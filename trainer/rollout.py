@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -155,6 +156,28 @@ class Rollout:
         if not len(self.finals):
             return following  # type: ignore[no-any-return]
         return following.replaced((self.finals.steps, self.finals.envs), self.finals.observations)  # type: ignore[no-any-return]
+
+    def shards(self, count: int) -> list[Self]:
+        """The environments dealt out to ``count`` learners: rollouts of about B / count of them each."""
+        borders = np.linspace(0, self.rewards.shape[1], count + 1).astype(int)
+        return [self._of_envs(first, last) for first, last in pairwise(borders.tolist())]
+
+    def _of_envs(self, first: int, last: int) -> Self:
+        part: Any = (slice(None), slice(first, last))
+        finals, inside = self.finals, (self.finals.envs >= first) & (self.finals.envs < last)
+        return type(self)(
+            source=f"{self.source}.{first}",
+            first_step=self.first_step,
+            observations=self.observations.at(part),
+            actions=self.actions[part],
+            rewards=self.rewards[part],
+            terminateds=self.terminateds[part],
+            truncateds=self.truncateds[part],
+            finals=Finals(finals.steps[inside], finals.envs[inside] - first, finals.observations.at(inside)),
+            extras={name: values[part] for name, values in self.extras.items()},
+            weights_seq_no=self.weights_seq_no,
+            valid=None if self.valid is None else self.valid[part],
+        )
 
 
 class EpisodeSummary:

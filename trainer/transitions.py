@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -50,3 +51,8 @@ class Transitions:
             self.weights[part],
             self.slots[part],
         )
+
+    def shards(self, count: int) -> list[Self]:
+        """Dealt out to ``count`` learners, as views in their order."""
+        borders = np.linspace(0, len(self), count + 1).astype(int)
+        return [self[first:last] for first, last in pairwise(borders.tolist())]
