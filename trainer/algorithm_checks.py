@@ -44,6 +44,12 @@ def check_algorithm(algorithm: AlgorithmSettings, env: EnvSettings) -> None:
         )
     use_model(config, algorithm.name, env)
     if algorithm.name in OFFLINE:
+        if config.min_sample_timesteps_per_iteration:
+            raise SettingsError(
+                "algorithm.reporting.min_sample_timesteps_per_iteration: expected 0, got "
+                f"{config.min_sample_timesteps_per_iteration}; {algorithm.name} samples no steps, so that its first "
+                "iteration would never end"
+            )
         check_recording(config.input_, env)
 
 

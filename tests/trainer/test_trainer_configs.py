@@ -106,6 +106,9 @@ def test_policy_gradients_take_all_actions(name: str, env: dict[str, Any]) -> No
 def test_imitation_needs_a_recording() -> None:
     with pytest.raises(SettingsError, match="algorithm.offline_data.input_: expected the folder of a recording"):
         check_algorithm(AlgorithmSettings(name="BC"), EnvSettings())
+    endless: dict[str, Any] = {"reporting": {"min_sample_timesteps_per_iteration": 500}}
+    with pytest.raises(SettingsError, match="expected 0, got 500; BC samples no steps"):
+        check_algorithm(AlgorithmSettings(name="BC", **endless), EnvSettings())
 
 
 @pytest.mark.slow
