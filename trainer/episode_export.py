@@ -110,7 +110,10 @@ def rebuild(env: TradingEnv, episode: RecordedEpisode) -> Transitions:
         IntegrityError: it does not come out as recorded; names what differs.
     """
     actions = _actions(episode)
-    observation, _ = env.reset(options={"symbol": episode.symbol, "start_row": episode.start_row})
+    options: dict[str, Any] = {"start_row": episode.start_row}
+    if not env.settings.portfolio:
+        options["symbol"] = episode.symbol
+    observation, _ = env.reset(options=options)
     observations = [observation]
     rewards: list[float] = []
     terminated = truncated = False

@@ -22,7 +22,6 @@ from env.trading_env import TradingEnv
 from eventlog.open_log import open_log
 from schemas.errors import InputError, IntegrityError, SettingsError
 from trainer.algorithm_checks import check_algorithm
-from trainer.checkpoints import warm_up
 from trainer.environments import settings_hash
 from trainer.episode_export import RecordedEpisode, RecordedRun, export_episodes
 from trainer.offline_data import MANIFEST, EpisodeReturns, Manifest, check_recording, read_columns, read_manifest
@@ -54,22 +53,21 @@ def momentum(observation: Any, rng: np.random.Generator) -> int:
     return int(rng.integers(3)) if slip else 2 * int(observation[15:20].sum() > 0)
 
 
-@pytest.fixture
-def recorded(bench: Any) -> Recorded:
+def record_episodes(bench: Any, settings: EnvSettings, play: Callable[[Any, Any, Any], Any]) -> Recorded:
     """Twelve episodes of a player on two random walks, as the store would have them."""
     bench.send_walks("AAA", "BBB")
     with open_log(bench.address) as log:
         history = read_history(log, DATA)
-    window = open_window(history, "train", first_test_ts(history, DATA), warm_up(ENV))
+    window = open_window(history, "train", first_test_ts(history, DATA), settings)
     scaler = Scaler.fit(window.data)
-    env = TradingEnv(window.data, ENV, scaler=scaler)
+    env = TradingEnv(window.data, settings, scaler=scaler)
     rng = np.random.default_rng(3)
-    found = Recorded(bench, RecordedRun("run", DATA, ENV, [window.opened]), [], [], [])
+    found = Recorded(bench, RecordedRun("run", DATA, settings, [window.opened]), [], [], [])
     for number in range(12):
         observation, _ = env.reset(seed=number)
         observations, rewards, done = [observation], [], False
         while not done:
-            observation, reward, terminated, truncated, _ = env.step(momentum(observation, rng))
+            observation, reward, terminated, truncated, _ = env.step(play(env, observation, rng))
             observations.append(observation)
             rewards.append(reward)
             done = terminated or truncated
@@ -80,19 +78,42 @@ def recorded(bench: Any) -> Recorded:
                 symbol=str(record.symbol),
                 start_row=record.start_row,
                 window_id=window.opened.window_id,
-                settings_hash=settings_hash(ENV),
+                settings_hash=settings_hash(settings),
                 scaler_version=scaler.version,
                 steps=record.steps,
                 total_reward=record.total_reward,
                 final_value=record.final_value,
-                action_kind="discrete",
-                action_size=1,
-                actions=[float(action) for action in record.actions],
+                action_kind="box" if np.asarray(record.actions).dtype.kind == "f" else "discrete",
+                action_size=int(np.prod(np.shape(record.actions)[1:])),
+                actions=np.ravel(record.actions).astype(float).tolist(),
             )
         )
         found.observations.append(np.stack(observations))
         found.rewards.append(np.array(rewards, dtype=np.float32))
     return found
+
+
+@pytest.fixture
+def recorded(bench: Any) -> Recorded:
+    return record_episodes(bench, ENV, lambda env, observation, rng: momentum(observation, rng))
+
+
+@pytest.mark.parametrize(
+    "change", [{"actions": "weights"}, {"portfolio": True}, {"actions": "weights", "portfolio": True}]
+)
+def test_all_kinds_of_actions_are_recorded(change: dict[str, Any], bench: Any, tmp_path: Path) -> None:
+    def play(env: Any, observation: Any, rng: Any) -> Any:
+        env.action_space.seed(int(rng.integers(2**31)))
+        return env.action_space.sample()
+
+    recorded = record_episodes(bench, ENV.model_copy(update=change), play)
+    manifest = recorded.export(tmp_path / "out")
+    assert manifest.discrete == ("actions" not in change)
+    assert manifest.action_size == (2 if "portfolio" in change else 1)
+    columns = read_columns(tmp_path / "out", manifest)
+    assert np.array_equal(columns[Columns.OBS], np.concatenate([each[:-1] for each in recorded.observations]))
+    actions = np.concatenate([np.array(episode.actions) for episode in recorded.episodes])
+    assert np.array_equal(columns[Columns.ACTIONS].ravel(), actions.astype(columns[Columns.ACTIONS].dtype))
 
 
 def test_a_recording_holds_what_the_agent_saw_and_got(recorded: Recorded, tmp_path: Path) -> None:
