@@ -33,7 +33,7 @@ from schemas.ids import Role
 from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, RunStarted, RunStatus
 from schemas.times import wall_now
 from trainer import episode_events
-from trainer.environments import Lineage, register
+from trainer.environments import Lineage, follow_window, register
 from trainer.episode_events import Beginning, EpisodeFacts
 from trainer.fragments import Taken
 from trainer.rllib_private import runner_callbacks
@@ -264,8 +264,10 @@ class EventCallbacks(RLlibCallback):
         self._tell_runners(algorithm.eval_env_runner_group, max(self.iteration, 1))
 
     def on_env_runners_recreated(self, *, algorithm: Any, env_runner_group: Any, **kwargs: Any) -> None:
-        """A restarted runner has its constructor's settings: tell it the attempt and the iteration."""
+        """A restarted runner has its constructor's settings: tell it the attempt, the iteration and the window."""
         self._tell_runners(env_runner_group, self.iteration + 1)
+        # It asked for the current window when it was made; that may have moved before it could be told of the move.
+        env_runner_group.foreach_env_runner(follow_window, timeout_seconds=30.0)
 
     def _tell_runners(self, group: Any, iteration: int) -> None:
         if group is not None:

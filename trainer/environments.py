@@ -211,6 +211,19 @@ def create_env(context: EnvContext) -> LineageTradingEnv | LineageVectorEnv:
     )
 
 
+def follow_window(env_runner: Any) -> None:
+    """Make a runner's environments again if they are ours and not on the current window of their split."""
+    if env_runner.env is None:
+        return
+    env = env_runner.env.unwrapped
+    # RLlib's own runner has them one by one, all on the same window.
+    lineage = getattr(env.envs[0].unwrapped if hasattr(env, "envs") else env, "lineage", None)
+    if isinstance(lineage, Lineage):
+        opened, _ = current_window(env_runner.config.env_config["window_store"], lineage.split)
+        if opened["window_id"] != lineage.window_id:
+            env_runner.make_env()
+
+
 def register() -> None:
     """Register the environment with RLlib under ``millrace/Trading-v0``."""
     register_env(ENV_ID, create_env)

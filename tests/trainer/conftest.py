@@ -108,6 +108,10 @@ class Bench:
     def outbox(self) -> OutboxSettings:
         return OutboxSettings(directory=self.root / "outbox")
 
+    def open_log(self) -> Any:
+        """The log, open."""
+        return open_log(self.address)
+
     def send(self, *records: BarsRecord) -> None:
         """Put bars on the log."""
         with open_log(self.address) as log, log.producer() as producer:
