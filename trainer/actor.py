@@ -12,6 +12,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
+from trainer.rllib_private import act_forward
+
 Path = tuple[str, ...]
 """Where a column of the module's output is, which may be nested: ("action_logp",), ("state_out", "h")."""
 
@@ -43,6 +45,7 @@ class Actor:
 
     def __init__(self, module: Any, config: Any, action_space: Any, num_envs: int, device: Any) -> None:
         self.module = module
+        module.eval()
         self._action_space, self._device = action_space, torch.device(device or "cpu")
         self._to_space = unsquash_action if config.normalize_actions else clip_action if config.clip_actions else None
         initial = tree.map_structure(self._tensor, module.get_initial_state())
@@ -82,10 +85,7 @@ class Actor:
         if self._initial is not None:
             # A stateful module wants an axis of time.
             batch = {Columns.OBS: observations.unsqueeze(1), Columns.STATE_IN: self._state}
-        if explore:
-            output = dict(self.module.forward_exploration(batch, t=timestep))
-        else:
-            output = dict(self.module.forward_inference(batch))
+        output = dict(act_forward(self.module, batch, explore, timestep))
         if self._initial is not None:
             self._state = output.pop(Columns.STATE_OUT)
             output = {name: tree.map_structure(lambda leaf: leaf.squeeze(1), column) for name, column in output.items()}

@@ -7,6 +7,7 @@ next minibatch overwrites.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -28,8 +29,9 @@ from ray.rllib.utils.metrics import (
 )
 
 from schemas.errors import InputError
+from trainer.lean_adam import clip, global_norm, gradients_of, is_plain_adam, step
 from trainer.observation_source import ObservationSource
-from trainer.rllib_private import has_plain_steps, next_weights_version
+from trainer.rllib_private import has_plain_steps, next_weights_version, train_forward
 from trainer.rollout import FullObservations, Observations, Rollout
 from trainer.transitions import Transitions
 
@@ -53,6 +55,7 @@ class LeanLearner(TorchLearner):
     """Whether ``after_gradient_based_update`` follows each gradient step: RLlib's DQN makes an update of each."""
 
     metrics: Any
+    _plain: bool
     _td_errors: list[torch.Tensor]
     _source: ObservationSource | None = None
 
@@ -102,17 +105,19 @@ class LeanLearner(TorchLearner):
         self._td_errors = []
         steps = 0
         count, batches = self.minibatches(taken, **how)
-        with self._fused():
-            for number, batch in enumerate(batches, start=1):
-                is_last = number == count
-                steps += len(batch[Columns.OBS])
-                with self._logging(everything=is_last):
-                    losses = self._gradient_step(batch, is_last)
-                    if is_last:
-                        for module_id, loss in losses.items():
-                            self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
-                    if is_last or self.after_each_step:
-                        self.after_gradient_based_update(timesteps=timesteps)
+        optimizers = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+        self._plain = has_plain_steps(self.config) and all(is_plain_adam(optimizer) for _, optimizer in optimizers)
+        self.module[DEFAULT_MODULE_ID].train()
+        for number, batch in enumerate(batches, start=1):
+            is_last = number == count
+            steps += len(batch[Columns.OBS])
+            with self._logging(everything=is_last):
+                losses = self._gradient_step(batch, is_last)
+                if is_last:
+                    for module_id, loss in losses.items():
+                        self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
+                if is_last or self.after_each_step:
+                    self.after_gradient_based_update(timesteps=timesteps)
         self._log_trained(version, steps, count, sum(len(one) for one in taken))
         return self.metrics.reduce() if report else None
 
@@ -148,26 +153,28 @@ class LeanLearner(TorchLearner):
 
     def _gradient_step(self, batch: Batch, is_last: bool) -> dict[str, torch.Tensor]:
         """Forward, RLlib's loss, backward, clip, step."""
-        batches = {DEFAULT_MODULE_ID: batch}
-        forward = self.module.forward_train(batches)
-        losses: dict[str, torch.Tensor] = self.compute_losses(fwd_out=forward, batch=batches)
-        if not has_plain_steps(self.config):
+        forward = {DEFAULT_MODULE_ID: train_forward(self.module[DEFAULT_MODULE_ID], batch)}
+        losses: dict[str, torch.Tensor] = self.compute_losses(fwd_out=forward, batch={DEFAULT_MODULE_ID: batch})
+        if not self._plain:
             self.apply_gradients(self.postprocess_gradients(self.compute_gradients(losses)))
             return losses
         optimizers = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
         for _, optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
         self.backward(sum(losses.values()))
-        norms = [(name, optimizer, *_norm_of(optimizer)) for name, optimizer in optimizers]
-        if not all(bool(torch.isfinite(norm)) for *_, norm in norms):
+        gradients = [gradients_of(optimizer) for _, optimizer in optimizers]
+        norms = [float(global_norm(one)) for one in gradients]
+        if not all(map(math.isfinite, norms)):
             self._step_on_broken()
             return losses
-        for name, optimizer, parameters, norm in norms:
+        for (name, optimizer), one, norm in zip(optimizers, gradients, norms, strict=True):
             if self.config.grad_clip:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.grad_clip, norm)
+                clip(one, norm, self.config.grad_clip)
             if is_last and (self.config.grad_clip or self.config.log_gradients):
                 self.metrics.log_value((DEFAULT_MODULE_ID, f"gradients_{name}_global_norm"), norm, window=1)
-            optimizer.step()
+            step(optimizer)
         return losses
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -185,30 +192,11 @@ class LeanLearner(TorchLearner):
         gradients = {
             parameter: parameter.grad
             for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-            for parameter in _parameters(optimizer)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
         }
         self.apply_gradients(self.postprocess_gradients(gradients))
-
-    @contextmanager
-    def _fused(self) -> Iterator[None]:
-        """Run Adam as one kernel meanwhile.
-
-        Only meanwhile: the setting is part of an optimizer's state, and checkpoints are to be those of RLlib's learner.
-        """
-        groups = [
-            group
-            for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-            if isinstance(optimizer, torch.optim.Adam)
-            for group in optimizer.param_groups
-        ]
-        before = [group.get("fused") for group in groups]
-        for group in groups:
-            group["fused"] = True
-        try:
-            yield
-        finally:
-            for group, fused in zip(groups, before, strict=True):
-                group["fused"] = fused
 
     # -- metrics ----------------------------------------------------------------------------------------------------
 
@@ -294,15 +282,3 @@ class _Filter:
 
     def peek(self, key: Any, **how: Any) -> Any:
         return self._logger.peek(key, **how)
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [
-        parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None
-    ]
-
-
-def _norm_of(optimizer: torch.optim.Optimizer) -> tuple[list[torch.nn.Parameter], torch.Tensor]:
-    parameters = _parameters(optimizer)
-    gradients = [parameter.grad for parameter in parameters]
-    return parameters, torch.nn.utils.get_total_norm(gradients, foreach=True)

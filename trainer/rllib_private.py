@@ -189,3 +189,16 @@ class OwnReplayBuffer:
 
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> Any:
         return self.make_replay_buffer(config["replay_buffer_config"])
+
+
+def train_forward(module: Any, batch: Any) -> Any:
+    """A module's forward pass for training. ``forward_train`` would put each of its layers into training mode first."""
+    return module._forward_train(batch)
+
+
+def act_forward(module: Any, batch: Any, explore: bool, timestep: int) -> Any:
+    """A module's forward pass for acting, of a module in evaluation mode.
+
+    ``forward_exploration`` and ``forward_inference`` put each of its layers into that mode and back.
+    """
+    return module._forward_exploration(batch, t=timestep) if explore else module._forward_inference(batch)
