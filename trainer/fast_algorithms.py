@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from ray.rllib.algorithms.dqn.dqn import DQN
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.algorithms.sac.sac import SAC
@@ -30,6 +31,7 @@ from ray.rllib.utils.metrics import (
     REPLAY_BUFFER_UPDATE_PRIOS_TIMER,
 )
 
+from trainer.observation_source import current_first_rows
 from trainer.ring_buffer import PrioritizedRingBuffer, RingBuffer
 from trainer.rllib_private import OwnReplayBuffer, replay_weights
 from trainer.rollout import Rollout
@@ -105,8 +107,11 @@ class _Replaying(_InRounds, OwnReplayBuffer):
     def make_replay_buffer(self, settings: Mapping[str, Any]) -> RingBuffer:
         """The ring buffer that stands for one of RLlib's."""
         if settings["type"] == "PrioritizedEpisodeReplayBuffer":
-            return PrioritizedRingBuffer(settings["capacity"], settings["alpha"])
-        return RingBuffer(settings["capacity"])
+            buffer: RingBuffer = PrioritizedRingBuffer(settings["capacity"], settings["alpha"])
+        else:
+            buffer = RingBuffer(settings["capacity"])
+        buffer.rng = np.random.default_rng(self.config.seed)
+        return buffer
 
     def sample_round(self, rounds: Rounds) -> list[Rollout]:
         """One fragment of each runner; several where RLlib's ratio has more than one to an update."""
@@ -117,8 +122,14 @@ class _Replaying(_InRounds, OwnReplayBuffer):
 
     def learn_round(self, rounds: Rounds, taken: list[Rollout], moment: Moment) -> None:
         """Add to the buffer; draw and learn, in groups of updates."""
+        buffer = self.local_replay_buffer
         with rounds.timed(REPLAY_BUFFER_ADD_DATA_TIMER):
-            self.local_replay_buffer.add(taken)
+            before = buffer.window_id
+            buffer.add(taken)
+            if buffer.window_id != before:
+                buffer.forget_before(current_first_rows(self.config.env_config))
+        if not len(buffer):
+            return  # none of it is in the window any more
         if moment.lifetime < self.config.num_steps_sampled_before_learning_starts:
             return
         most = int(self.config.learner_config_dict.get("updates_per_call", UPDATES_PER_CALL))

@@ -56,8 +56,13 @@ class LeanLearner(TorchLearner):
 
     metrics: Any
     _plain: bool
+    _sources: dict[str, ObservationSource]
     _td_errors: list[torch.Tensor]
-    _source: ObservationSource | None = None
+
+    def build(self) -> None:
+        """As RLlib's."""
+        super().build()
+        self._sources = {}
 
     def minibatches(self, taken: Sequence[Any], **how: Any) -> tuple[int, Iterator[Batch]]:
         """How many minibatches there are to learn from, and these in order.
@@ -135,14 +140,19 @@ class LeanLearner(TorchLearner):
             axes = len(self.module[DEFAULT_MODULE_ID].observation_space.shape)
             whole: list[Any] = [part.values.reshape(-1, *part.shape[part.values.ndim - axes :]) for part in parts]
             return _FullGatherer(self.tensor(np.concatenate(whole)))
-        if self._source is None or self._source.window_id != parts[-1].window_id:
-            self._source = self.source()
-        flat = [self._source.flat(part) for part in parts]
+        source = self._source_of(parts[-1].window_id)
+        flat = [source.flat(part) for part in parts]
         rows, symbols, accounts = (np.concatenate(columns) for columns in zip(*flat, strict=True))
-        return _IndexedGatherer(self._source, rows, symbols, accounts)
+        return _IndexedGatherer(source, rows, symbols, accounts)
+
+    def _source_of(self, window_id: str) -> ObservationSource:
+        """The source of a window. The last two are kept: a late rollout may name the one before."""
+        if window_id not in self._sources:
+            self._sources = {**dict(list(self._sources.items())[-1:]), window_id: self.source()}
+        return self._sources[window_id]
 
     def source(self) -> ObservationSource:
-        """The run's current window. Asked for again when a rollout names another one."""
+        """The run's current window. Asked for when a rollout names one that is not known."""
         return ObservationSource.current(self.config.env_config, self.device)
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:

@@ -57,7 +57,7 @@ class ObservationSource:
         # An absolute row + this is the first bar of its observation, as a row of the above.
         self._shift = data.offsets[:-1] - data.base_rows - (window - 1)
         # Absolute rows of the first and last observations: features before the first want bars that are not here.
-        self._first = data.base_rows + data.first_valid + data.lookback + window - 1
+        self._first = first_rows(data, window)
         self._last = data.base_rows + np.diff(data.offsets) - 1
         self._shift_tensor = torch.from_numpy(self._shift).to(self.device)
 
@@ -153,3 +153,21 @@ class ObservationSource:
             symbols = self.numbers(observations.symbol_names)[symbols]
         accounts = observations.accounts
         return observations.rows.reshape(-1), symbols.reshape(-1), accounts.reshape(-1, accounts.shape[-1])
+
+
+def first_rows(data: MarketData, window: int) -> NDArray[np.int64]:
+    """Absolute row of the first observation of ``window`` bars that the data can give, by symbol: int64 (S,)."""
+    rows: NDArray[np.int64] = data.base_rows + data.first_valid + data.lookback + window - 1
+    return rows
+
+
+def current_first_rows(env_config: Mapping[str, Any]) -> dict[str, int]:
+    """The same of the run's current window, by the symbols' names.
+
+    Raises:
+        WindowError: the run's window is not open in this Ray session.
+    """
+    config = EnvConfig.model_validate(dict(env_config))
+    _, data = current_window(config.window_store, config.split)
+    rows = first_rows(data, EnvSettings.from_mapping(config.settings).window)
+    return dict(zip(data.symbols, rows.tolist(), strict=True))

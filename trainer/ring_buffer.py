@@ -45,7 +45,7 @@ class RingBuffer(ReplayBufferInterface):
         self._following = np.full(capacity, _NO_SLOT, dtype=np.int32)  # slot of the episode's next step
         self._size = 0
         self._position = 0
-        self._window_id = ""
+        self._windows: list[str] = []  # all that rollouts have named, in that order
         self._symbols: tuple[str, ...] = ()  # that the column of symbols counts
         # By a runner's life: number of its next step, and slots (B,) of its newest steps whose episodes go on.
         self._heads: dict[str, tuple[int, NDArray[np.int64]]] = {}
@@ -53,6 +53,11 @@ class RingBuffer(ReplayBufferInterface):
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def window_id(self) -> str | None:
+        """The newest window that a rollout has named; a late one of an older window does not count."""
+        return self._windows[-1] if self._windows else None
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +116,8 @@ class RingBuffer(ReplayBufferInterface):
         own = {"actions": rollout.actions, "rewards": rollout.rewards, "terminated": rollout.terminateds}
         if isinstance(seen, FullObservations):
             return {**own, "values": seen.values, "next_values": following.values}
-        self._window_id = seen.window_id
+        if seen.window_id not in self._windows:
+            self._windows.append(seen.window_id)
         if seen.symbol_names != self._symbols:
             self._symbols += tuple(name for name in seen.symbol_names if name not in self._symbols)
             numbers = np.array([self._symbols.index(name) for name in seen.symbol_names], dtype=np.int16)
@@ -185,7 +191,7 @@ class RingBuffer(ReplayBufferInterface):
         if "values" in self._columns:
             return FullObservations(self._columns[f"{prefix}values"][slots])
         return IndexedObservations(
-            self._window_id,
+            self._windows[-1],
             self._symbols,
             self._columns[f"{prefix}rows"][slots],
             self._columns["symbols"][slots],
@@ -272,7 +278,8 @@ class RingBuffer(ReplayBufferInterface):
             "following": self._following[: self._size].copy(),
             "heads": {source: (step, heads.copy()) for source, (step, heads) in self._heads.items()},
             "first_rows": dict(self._first_rows),
-            "window": (self._window_id, self._symbols),
+            "windows": list(self._windows),
+            "symbols": self._symbols,
             "rng": self.rng.bit_generator.state,
         }
 
@@ -293,7 +300,8 @@ class RingBuffer(ReplayBufferInterface):
             self._columns[name][:size] = column
         self._following[:size] = state["following"]
         self._heads = {source: (step, heads.copy()) for source, (step, heads) in state["heads"].items()}
-        self._first_rows, (self._window_id, self._symbols) = dict(state["first_rows"]), state["window"]
+        self._first_rows, self._windows = dict(state["first_rows"]), list(state["windows"])
+        self._symbols = tuple(state["symbols"])
         self.rng.bit_generator.state = state["rng"]
         self._size, self._position = size, size % self.capacity
 

@@ -163,6 +163,8 @@ def test_a_window_that_counts_its_symbols_otherwise() -> None:
     assert isinstance(batch.observations, IndexedObservations)
     assert (batch.observations.window_id, batch.observations.symbol_names) == ("w2", ("AAA", "BBB", "CCC"))
     check(batch, [runner], 3, 0.9)
+    buffer.add([runner.sample(1)])  # of the window before: late, or of a runner that has not followed yet
+    assert buffer.window_id == "w2"
 
 
 @pytest.mark.parametrize("kind", BUFFERS)
