@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import tree  # type: ignore[import-untyped]
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
@@ -47,7 +48,9 @@ class Actor:
         self.module = module
         module.eval()
         self._action_space, self._device = action_space, torch.device(device or "cpu")
-        self._to_space = unsquash_action if config.normalize_actions else clip_action if config.clip_actions else None
+        to_space = unsquash_action if config.normalize_actions else clip_action if config.clip_actions else None
+        # RLlib's functions leave all but a Box as it is, at some cost a step.
+        self._to_space = to_space if isinstance(action_space, Box) else None
         initial = tree.map_structure(self._tensor, module.get_initial_state())
         self._initial = initial or None
         self._state = initial and tree.map_structure(lambda leaf: leaf.repeat(num_envs, *[1] * leaf.dim()), initial)
@@ -72,11 +75,11 @@ class Actor:
             if Columns.ACTIONS not in output:
                 output |= self._choose(output[Columns.ACTION_DIST_INPUTS], explore)
             actions = output.pop(Columns.ACTIONS).cpu().numpy()
-            extras = {
-                (str(name), *map(str, path)): leaf.cpu().numpy()
-                for name, column in output.items()
-                for path, leaf in tree.flatten_with_path(column)
-            }
+            extras: dict[Path, NDArray[Any]] = {}
+            for name, column in output.items():
+                # Only states are nested.
+                leaves = [((), column)] if isinstance(column, torch.Tensor) else tree.flatten_with_path(column)
+                extras |= {(name, *path): leaf.cpu().numpy() for path, leaf in leaves}
         for_env = actions if self._to_space is None else self._to_space(actions, self._action_space)
         return Acted(actions, for_env, extras)
 

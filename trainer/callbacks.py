@@ -261,7 +261,10 @@ class EventCallbacks(RLlibCallback):
 
     def on_evaluate_start(self, *, algorithm: Any, **kwargs: Any) -> None:
         """Evaluation episodes carry the iteration whose policy they show."""
-        self._tell_runners(algorithm.eval_env_runner_group, max(self.iteration, 1))
+        # RLlib's own comes behind the update of an iteration not yet reported; or beside it, with the weights before.
+        interval = 0 if algorithm.config.evaluation_parallel_to_training else algorithm.config.evaluation_interval
+        within = bool(interval) and (self.iteration + 1) % interval == 0
+        self._tell_runners(algorithm.eval_env_runner_group, max(self.iteration + within, 1))
 
     def on_env_runners_recreated(self, *, algorithm: Any, env_runner_group: Any, **kwargs: Any) -> None:
         """A restarted runner has its constructor's settings: tell it the attempt, the iteration and the window."""
@@ -282,7 +285,10 @@ class EventCallbacks(RLlibCallback):
         return RunStarted(
             name=settings.name,
             started_at=wall_now(),
-            algorithm=type(algorithm).__name__,
+            # RLlib's, where ours stands for it.
+            algorithm=next(
+                one.__name__ for one in type(algorithm).__mro__ if not one.__module__.startswith("trainer.")
+            ),
             env=str(algorithm.config.env),
             seed=settings.seed if settings.seed is not None else algorithm.config.seed,
             parameters=settings.parameters,
