@@ -164,4 +164,4 @@ def check_algorithm(settings: Settings) -> None:
     """
     from trainer.algorithm_checks import check_algorithm as check
 
-    check(settings.algorithm, settings.env)
+    check(settings.algorithm, settings.env, settings.data)

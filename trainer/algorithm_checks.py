@@ -10,9 +10,10 @@ from env.settings import EnvSettings
 from env.spaces import action_space
 from schemas.errors import SettingsError
 from trainer.algorithm import new_config
+from trainer.algorithm_defaults import NEVER_BY_ITSELF
 from trainer.models import use_model
 from trainer.offline_data import check_recording
-from trainer.settings import AlgorithmSettings
+from trainer.settings import AlgorithmSettings, DataSettings
 
 _ALL = (Discrete, MultiDiscrete, Box)
 
@@ -25,12 +26,12 @@ OFFLINE = ("BC", "MARWIL")
 """Algorithms that learn from recorded episodes."""
 
 
-def check_algorithm(algorithm: AlgorithmSettings, env: EnvSettings) -> None:
-    """Check the algorithm's settings, and that they go together with those of the environment.
+def check_algorithm(algorithm: AlgorithmSettings, env: EnvSettings, data: DataSettings) -> None:
+    """Check the algorithm's settings, and that they go together with those of the environment and the data.
 
     Raises:
-        SettingsError: an unknown algorithm, method, argument or model; actions that the algorithm cannot learn; a
-            recording of another environment.
+        SettingsError: an unknown algorithm, method, argument or model; actions that the algorithm cannot learn; an
+            evaluation in training without bars for it; a recording of another environment.
         InputError: there is no recording to learn from.
     """
     config = new_config(algorithm)
@@ -43,6 +44,12 @@ def check_algorithm(algorithm: AlgorithmSettings, env: EnvSettings) -> None:
             f"{_because(env)}; choose {_instead(algorithm.name, type(space), env)}"
         )
     use_model(config, algorithm.name, env)
+    interval = config.evaluation_interval or NEVER_BY_ITSELF
+    if interval < NEVER_BY_ITSELF and not data.validation_fraction:
+        raise SettingsError(
+            f"algorithm.evaluation.evaluation_interval {interval}: expected data.validation_fraction above 0, got 0; "
+            "in training the validation split is traded, since the test is kept for the end"
+        )
     if algorithm.name in OFFLINE:
         if config.min_sample_timesteps_per_iteration:
             raise SettingsError(

@@ -224,6 +224,13 @@ def follow_window(env_runner: Any) -> None:
             env_runner.make_env()
 
 
+def trade_split(split: Split, env_runner: Any) -> None:
+    """Make a runner's environments again, on the current window of another split."""
+    if env_runner.env is not None:
+        env_runner.config.env_config["split"] = split
+        env_runner.make_env()
+
+
 def register() -> None:
     """Register the environment with RLlib under ``millrace/Trading-v0``."""
     register_env(ENV_ID, create_env)

@@ -22,6 +22,9 @@ class DataSettings(BaseModel):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of the time range, at its end, that is kept for the test and never learned."
     )
+    validation_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the time range, before the test, that is traded to evaluate in training."
+    )
     test_from: str = Field("", description="Where the test begins, ISO-8601 UTC; overrides test_fraction.")
 
 
@@ -52,7 +55,7 @@ class TrainSettings(BaseModel):
     fast_path: Literal["auto", "off"] = Field(
         "auto", description="auto: batched roll-out and lean update where they do all that is set; off: RLlib's own."
     )
-    num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: env runners + 2.")
+    num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: as many as it needs.")
     object_store_mb: int = Field(256, ge=80, description="Ray's shared memory for windows and samples, in MB.")
 
 

@@ -15,7 +15,7 @@ from schemas.errors import SettingsError
 from trainer.algorithm import known_algorithms, new_config
 from trainer.algorithm_checks import OFFLINE, check_algorithm
 from trainer.algorithm_defaults import default_tables
-from trainer.settings import AlgorithmSettings
+from trainer.settings import AlgorithmSettings, DataSettings
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.toml"))
@@ -88,7 +88,7 @@ def test_actions_that_an_algorithm_cannot_learn_are_refused_in_one_line(
     name: str, env: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        check_algorithm(AlgorithmSettings(name=name), EnvSettings(**env))
+        check_algorithm(AlgorithmSettings(name=name), EnvSettings(**env), DataSettings())
     message = str(caught.value)
     assert message.startswith(f"algorithm.name '{name}': expected actions of ")
     assert all(word in message for word in words), message
@@ -100,15 +100,15 @@ def test_actions_that_an_algorithm_cannot_learn_are_refused_in_one_line(
     "env", [{}, {"actions": "weights"}, {"portfolio": True}, {"actions": "weights", "portfolio": True}]
 )
 def test_policy_gradients_take_all_actions(name: str, env: dict[str, Any]) -> None:
-    check_algorithm(AlgorithmSettings(name=name), EnvSettings(**env))
+    check_algorithm(AlgorithmSettings(name=name), EnvSettings(**env), DataSettings())
 
 
 def test_imitation_needs_a_recording() -> None:
     with pytest.raises(SettingsError, match="algorithm.offline_data.input_: expected the folder of a recording"):
-        check_algorithm(AlgorithmSettings(name="BC"), EnvSettings())
+        check_algorithm(AlgorithmSettings(name="BC"), EnvSettings(), DataSettings())
     endless: dict[str, Any] = {"reporting": {"min_sample_timesteps_per_iteration": 500}}
     with pytest.raises(SettingsError, match="expected 0, got 500; BC samples no steps"):
-        check_algorithm(AlgorithmSettings(name="BC", **endless), EnvSettings())
+        check_algorithm(AlgorithmSettings(name="BC", **endless), EnvSettings(), DataSettings())
 
 
 @pytest.mark.slow

@@ -161,9 +161,9 @@ def test_an_export_never_writes_over_anything(recorded: Recorded, tmp_path: Path
 def test_a_recording_is_of_one_environment_and_the_error_names_the_setting(recorded: Recorded, tmp_path: Path) -> None:
     recorded.export(tmp_path / "out")
     algorithm = AlgorithmSettings(name="BC", offline_data={"input_": str(tmp_path / "out")})  # type: ignore[call-arg]
-    check_algorithm(algorithm, ENV)
+    check_algorithm(algorithm, ENV, DataSettings())
     with pytest.raises(SettingsError, match=r"made with \[env\] window = 4 \(here 8\); train with the settings"):
-        check_algorithm(algorithm, ENV.model_copy(update={"window": 8}))
+        check_algorithm(algorithm, ENV.model_copy(update={"window": 8}), DataSettings())
     with pytest.raises(InputError, match="expected a folder with manifest.json, there is none; `millrace export"):
         check_recording(str(tmp_path / "nowhere"), ENV)
 
