@@ -9,7 +9,9 @@ import pytest
 import torch
 import tree
 from gymnasium.vector import AutoresetMode
+from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.algorithms.sac import SACConfig
@@ -360,3 +362,45 @@ def test_the_start_of_an_episode_tells_where_it_begins(both: Any) -> None:
     assert [(info["symbol"], info["start_row"]) for info in starts[: len(records)]] == [
         (record.symbol, record.start_row) for record in records
     ]
+
+
+# --- RLlib's learners -------------------------------------------------------------------------------------------------
+
+LEARNING: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "PPO": (PPOConfig, "market", {"train_batch_size_per_learner": 200, "minibatch_size": 100, "num_epochs": 1}),
+    "DQN": (DQNConfig, "market", {"train_batch_size": 32, "num_steps_sampled_before_learning_starts": 50, "n_step": 3}),
+    "SAC": (
+        SACConfig,
+        "Pendulum-v1",
+        {"train_batch_size_per_learner": 32, "num_steps_sampled_before_learning_starts": 50},
+    ),
+    "APPO": (APPOConfig, "market", {"train_batch_size_per_learner": 120}),
+    "IMPALA": (IMPALAConfig, "market", {"train_batch_size_per_learner": 120}),
+    "LSTM": (PPOConfig, "CartPole-v1", {"train_batch_size_per_learner": 200, "minibatch_size": 100, "num_epochs": 1}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNING)
+def test_every_algorithm_of_rllib_learns_from_what_the_batched_runner_brings(name: str) -> None:
+    make, env, training = LEARNING[name]
+    model_config = {"use_lstm": True, "lstm_cell_size": 6, "max_seq_len": 5} if name == "LSTM" else {}
+    config = make_config(env, make(), model_config=model_config, env_runner_cls=BatchedEnvRunner)
+    config.env_runners(rollout_fragment_length="auto" if make is PPOConfig else 10)
+    if env == "Pendulum-v1":
+        config.env_runners(gym_env_vectorize_mode="sync")
+    # A remote learner could not import this file.
+    config.learners(num_learners=0)
+    config.training(**training).reporting(min_sample_timesteps_per_iteration=200, min_time_s_per_iteration=0)
+    algorithm = config.build_algo()
+    try:
+        before = algorithm.get_weights()["default_policy"]
+        results = [algorithm.train() for _ in range(3)]
+        after = algorithm.get_weights()["default_policy"]
+    finally:
+        algorithm.stop()
+    assert results[-1]["env_runners"]["num_env_steps_sampled_lifetime"] >= 600
+    if env != "Pendulum-v1":  # whose episodes are 200 steps long
+        assert sum(result["env_runners"]["num_episodes"] for result in results) > 5
+    assert any(np.abs(after[key] - before[key]).max() > 0 for key in before)
+    assert all(np.isfinite(values).all() for values in after.values())
