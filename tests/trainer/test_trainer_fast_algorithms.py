@@ -225,6 +225,7 @@ def slide(whole: History, first: int, stop: int) -> Window:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own settings, when it starts learners
 @pytest.mark.parametrize("name", ["PPO", "DQN", "SAC"])
 def test_remote_runners_and_learners_do_the_same_work(store: WindowStore, bars: Any, name: str) -> None:
     algorithm = build(make(name, store, bars, runners=2, least=1_000, num_learners=2))
