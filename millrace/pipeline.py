@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,10 @@ def train_agent(
         MillraceError: whatever is wrong, in one line.
     """
     from trainer.loop import Job, train
+
+    if settings.ray.address:
+        # Ray's own name for it, which its tools know, too.
+        os.environ["RAY_ADDRESS"] = settings.ray.address
 
     def show(iteration: Iteration) -> None:
         said = f"iteration {iteration.number}/{iteration.total}: "

@@ -196,8 +196,13 @@ class EventCallbacks(RLlibCallback):
         self.attempt, self.iteration = attempt, iteration
         if self._failure is None and self._env_name:
             # Opened where an error finds its way to the driver.
-            self._failure = _failure_of(lambda: self.publisher)
+            self._failure = _failure_of(self._open)
         return self._failure
+
+    def _open(self) -> None:
+        _ = self.publisher
+        # On another node than the driver's the outbox is another one, and nobody else starts its forwarder.
+        ensure_forwarder(self.settings.outbox.directory, self.settings.log)
 
     # --- in the driver ------------------------------------------------------------------------------------------------
 
