@@ -83,7 +83,7 @@ def test_the_validation_is_traded_in_training_and_the_test_at_the_end(
     run = bench.train(type(job)(**{**vars(job), "data": DATA}))
     assert run.result is not None
     assert run.result.status == "completed"
-    # One update an iteration: the one after iteration k makes policy version k. Beside the first one it is the fresh one.
+    # One update an iteration: that of iteration k makes policy version k. Beside the first one it is the fresh one.
     shown = sorted((each.symbol, each.iteration, each.last_policy_version) for each in run.agent("validation"))
     wanted = [(1, 0), (1, 1), (2, 2)] if parallel else [(1, 1), (2, 2), (3, 3)]
     assert shown == sorted((symbol, *pair) for symbol in ("AAA", "BBB") for pair in wanted)
