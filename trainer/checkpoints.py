@@ -110,8 +110,8 @@ def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[Split, Window]:
         OffsetOutOfRangeError: the offsets have expired; names both ranges.
     """
     history = reopen_history(log, facts.windows[0], facts.data)
-    version = Scaler.from_dict(facts.scaler).version
-    windows = open_windows(history, Cuts(facts.first_validation_ts, facts.first_test_ts), facts.env, version)
+    scaler = Scaler.from_dict(facts.scaler)
+    windows = open_windows(history, Cuts(facts.first_validation_ts, facts.first_test_ts), facts.env, scaler.version)
     for recorded in facts.windows:
         window = windows[recorded.split]
         if (window.opened.data_hash, window.opened.window_id) != (recorded.data_hash, recorded.window_id):
@@ -119,6 +119,7 @@ def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[Split, Window]:
                 f"{recorded.split} window {recorded.window_id}: expected bars with hash {recorded.data_hash}, got "
                 f"{window.opened.data_hash} at the same offsets; the topic is not the one that was recorded"
             )
+        window.scale(scaler, facts.env)
     return windows
 
 

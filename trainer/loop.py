@@ -218,6 +218,7 @@ def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
     scaler = Scaler.fit(open_windows(history, begin, job.env)["train"].data)
     windows = open_windows(history, begin, job.env, scaler.version)
     for split, window in windows.items():
+        window.scale(scaler, job.env)
         opened = window.opened
         say(
             f"{split} window {opened.window_id[:8]}: {opened.bars:,} bars of {', '.join(opened.symbols)}, "

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from env.scaler import Scaler
+from env.settings import EnvSettings
 from trainer.callbacks import driver_callbacks
 from trainer.environments import follow_window
+from trainer.settings import EnvConfig
 from trainer.window_store import WindowStore
 from trainer.windows import Window
 
@@ -26,6 +29,8 @@ def move_window(algorithm: Any, store: WindowStore, window: Window, *, timeout_s
     Raises:
         OutboxError: the algorithm has no ``EventCallbacks``.
     """
+    config = EnvConfig.model_validate(dict(algorithm.config.env_config))
+    window.scale(Scaler.from_dict(config.scaler), EnvSettings.from_mapping(config.settings))
     driver_callbacks(algorithm).publish(window.opened)
     store.put(window)
     for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):

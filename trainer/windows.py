@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from env.bars import SymbolBars
 from env.features import Recipe
 from env.market_data import MarketData
+from env.market_model import OBSERVATION_LIMIT
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log, StoredRecord
 from schemas.bars import BarsRecord, decode_bars
@@ -50,6 +52,11 @@ class Window:
 
     data: MarketData
     opened: WindowOpened
+
+    def scale(self, scaler: Scaler, settings: EnvSettings) -> None:
+        """Scale its features here, once: who shares its bars then shares the scaled features, too."""
+        bars = self.data.on_common_clock() if settings.portfolio else self.data
+        bars.scaled(scaler, OBSERVATION_LIMIT)
 
 
 @dataclass
