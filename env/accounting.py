@@ -74,7 +74,7 @@ def _total(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.add.reduce(values, axis=0))
 
 
-ONE = Ops(_choose, bool, bool, operator.not_, _log, math.sqrt, math.trunc, min, max, _same)
+ONE = Ops(_choose, bool, bool, operator.not_, _log, math.sqrt, math.trunc, min, max, operator.pos)
 BATCH = Ops(np.where, np.count_nonzero, _all, np.logical_not, np.log, np.sqrt, np.trunc, np.minimum, np.maximum, _same)
 PORTFOLIO = BATCH._replace(total=_total)
 

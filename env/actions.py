@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,10 @@ _TOLERANCE = 1e-6
 """Relative distance from a bound that float32 may put a number beyond it; it then counts as the bound."""
 
 
-class Action(NamedTuple):
-    """Checked actions of all environments."""
-
-    recorded: Any
-    """An int or a float, or an array (B,); vectors of A numbers are arrays (A,) or (B, A)."""
-    main: Values
-    """Number of the choice, weight, or quantity, per symbol."""
-    distances: tuple[Values, ...]
-    """Of the protective orders by action, in the order of ``settings.protections``, per symbol."""
+Action = tuple[Any, Values, tuple[Values, ...]]
+"""Checked actions of all environments. What is recorded: an int or a float, or an array (B,); vectors of A numbers are
+arrays (A,) or (B, A). Per symbol the number of the choice, the weight, or the quantity. Per symbol the distances of the
+protective orders by action, in the order of ``settings.protections``."""
 
 
 class Choices:
@@ -65,7 +60,7 @@ class Choices:
             action = -1
         if not 0 <= action < self.count:
             raise self._error(0, given)
-        return Action(action, action, ())
+        return action, action, ()
 
     def _batch(self, given: Any) -> Action:
         array = np.asarray(given)
@@ -79,7 +74,7 @@ class Choices:
         if np.count_nonzero(bad):
             index = int(np.argmax(bad.reshape(self._shape[0], -1).any(axis=1)))
             raise self._error(index, array[index].tolist())
-        return Action(array, array if self._symbols is None else array.T, ())
+        return array, array if self._symbols is None else array.T, ()
 
     def _error(self, index: int, action: Any) -> ActionError:
         each = " for each symbol" if self._symbols else ""
@@ -134,13 +129,13 @@ class Boxes:
         values = np.minimum(np.maximum(values, self._low), self._high)
         if self._plain:
             numbers = values[0].tolist()
-            return Action(numbers[0] if self._size == 1 else values[0], numbers[0], tuple(numbers[1:]))
+            return numbers[0] if self._size == 1 else values[0], numbers[0], tuple(numbers[1:])
         if self._symbols is None:
             main, *distances = np.ascontiguousarray(values.T)
         else:
             parts = values.T.reshape(self._symbols, self._each, self._batch)
             main, *distances = (np.ascontiguousarray(parts[:, part]) for part in range(self._each))
-        return Action(values.reshape(self.recorded[0]), main, tuple(distances))
+        return values.reshape(self.recorded[0]), main, tuple(distances)
 
     def _refuse(self, values: NDArray[np.float64], inside: NDArray[np.bool_]) -> None:
         index, place = np.argwhere(~inside)[0].tolist()

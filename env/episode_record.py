@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from env.ledger import Columns, Holding, Market, read_books
 from env.market_data import MarketData
 from env.metrics import EpisodeMetrics, episode_metrics
 from env.settings import EnvSettings
-
-Reason = Literal["running", "end_of_data", "length", "ruin"]
+from env.starts import Reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,15 +169,16 @@ def build_record(
     steps = len(entry.equity)
     rows = slice(start + 1, start + 1 + steps)
 
+    # Copies: a record that someone writes into must not change the bars.
     def at_steps(column: NDArray[Any]) -> NDArray[Any]:
-        return column[..., rows].T.reshape(steps, len(symbols))
+        return column[..., rows].T.reshape(steps, len(symbols)).copy()
 
     market = Market(
         symbols=np.array(symbols),
         rows=np.arange(start + 1, start + 1 + steps) + base,
         decided_ts=bars.ts_close[start : start + steps],
         ts_open=bars.ts_open[rows],
-        ts_close=bars.ts_close[rows],
+        ts_close=bars.ts_close[rows].copy(),
         open=at_steps(bars.open),
         mark=at_steps(bars.mark),
     )
@@ -276,7 +276,7 @@ def _steps_table(
     return table | {
         "cash": entry.cash,
         "exposure": np.divide(
-            gross, entry.equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (entry.equity > 0.0)
+            gross, entry.equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (entry.equity != 0.0)
         ),
         "borrow": holding.borrow.sum(axis=1),
         "funding": holding.funding.sum(axis=1),

@@ -9,21 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env.accounting import BATCH, ONE, PORTFOLIO, RUIN_RATIO, Costs, Value, Values, fees, fill_price
-from env.actions import Action, action_reader
+from env.actions import action_reader
 from env.bar_reader import BarReader
-from env.episode_record import EpisodeRecord, Reason, build_record
+from env.episode_record import EpisodeRecord, build_record
 from env.exits import END_OF_DATA, LIQUIDATION, TAKE_PROFIT, Bar, Margin, Protection
 from env.journal import Journal
 from env.market_data import MarketData
-from env.observation import LEAST_EQUITY, OBSERVATION_LIMIT, Account, Observer
+from env.observation import OBSERVATION_LIMIT, Observer
 from env.orders import Orders, Wanted
 from env.rewards import RewardInput, reward_function
 from env.scaler import Scaler
 from env.settings import EnvSettings
-from env.starts import Start, Starts
+from env.starts import Reason, Starts
 from schemas.errors import InputError
-
-__all__ = ["OBSERVATION_LIMIT", "MarketModel"]
 
 _FIRST_CAPACITY = 4096
 
@@ -82,40 +80,33 @@ class MarketModel:
         count = 1 if num_envs is None else num_envs
         if len(rngs) != count:
             raise InputError(f"market model: expected {count} generators, one per environment, got {len(rngs)}")
-        self.data, self.settings, self.rngs = data, settings, list(rngs)
-        self.num_envs = count
+        self.data, self.settings, self.num_envs, self.rngs = data, settings, count, list(rngs)
         self._bars = data.on_common_clock() if settings.portfolio else data
         symbols = len(data.symbols) if settings.portfolio else None
         self._single = num_envs is None
         self._plain = self._single and not settings.portfolio
         self._ops = ONE if self._plain else PORTFOLIO if settings.portfolio else BATCH
-        self._per_symbol = (count,) if symbols is None else (symbols, count)
-        self._starts = Starts(data, settings)
+        per_symbol = (count,) if symbols is None else (symbols, count)
+        self._starts = Starts(data, settings, count)
         features = self._bars.scaled(scaler, OBSERVATION_LIMIT)
         self._observer = Observer(features, settings, self._ops, symbols, num_envs)
         self._actions = action_reader(settings, num_envs, symbols)
         self._reward = reward_function(settings, None if self._plain else count)
 
-        self._costs = Costs.of(settings)
+        self._costs, self._discrete = Costs.of(settings), settings.discrete
         self._orders = Orders(settings, self._ops)
         self._margin = Margin(settings, self._ops)
         self._protection = Protection(settings, self._ops)
-        self._trails = self._protection.trails
+        self._protects, self._trails = bool(settings.protections), self._protection.trails
         self._read = BarReader(self._bars, plain=self._plain)
-        choices = (0.0, max(settings.targets), min(settings.targets))
-        table = settings.targets if settings.actions == "targets" else choices
-        self._targets: Any = table if self._plain else np.array(table)
 
-        for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, self._per_symbol)):
+        for names, shape in ((_PER_ENV, (count,)), (_PER_SYMBOL, per_symbol)):
             for name, value in names.items():
                 setattr(self, name, value if self._plain else np.full(shape, value))
-        self._begun: list[Start | None] = [None] * count
         self._first_step = np.zeros(count, dtype=np.int64)
         self._steps = 0  # that the model has taken
         capacity = min(self._starts.longest, _FIRST_CAPACITY)
-        self._journal = Journal(
-            settings, (count,), self._per_symbol, self._actions.recorded, capacity, plain=self._plain
-        )
+        self._journal = Journal(settings, (count,), per_symbol, self._actions.recorded, capacity, plain=self._plain)
         self._room = self._journal.capacity
 
     @property
@@ -136,31 +127,32 @@ class MarketModel:
         Raises:
             InputError: The symbol is unknown, or the row leaves no room for the window before or one bar after it.
         """
-        for index in indices:
-            draws = self.rngs[index].random(2).tolist()  # always two: draw k is the same whatever was asked
-            old = self._begun[index]
-            last = None if old is None else (old.symbol, int(_of(self.row, index)))
-            self._begin(index, self._starts.choose(draws, symbol, start_row, last))
+        begun: list[int] = []
+        try:
+            for index in indices:
+                self._starts.begin(index, self.rngs[index], symbol, start_row, int(_of(self.row, index)))
+                begun.append(index)
+        finally:
+            self.rewind(begun)
 
-    def rewind(self, indices: Iterable[int]) -> None:
-        """Put each of the environments ``indices`` back to the start of its episode, without a draw.
-
-        The vector face needs it: an environment that begins a new episode sits out a step that the others take.
-        """
-        for index in indices:
-            self._begin(index, self._episode(index))
-
-    def _begin(self, index: int, start: Start) -> None:
+    def rewind(self, indices: Sequence[int]) -> None:
+        """Put environments back to the start of their episodes, without a draw: they sit out a step of the others."""
+        if not indices:
+            return
+        starts = [self._starts[index] for index in indices]
         cash = self.settings.initial_cash
-        begun = {"row": start.row, "end": start.end, "cash": cash, "equity": cash, "highest": cash, "ended": False}
+        begun: dict[str, Any] = {"cash": cash, "equity": cash, "highest": cash, "ended": False}
+        begun |= {"row": [start.row for start in starts], "end": [start.end for start in starts]}
+        at: Any = indices
+        if len(starts) == 1:  # an int costs a fifth of a list
+            at, begun["row"], begun["end"] = indices[0], starts[0].row, starts[0].end
         for name, value in (_PER_ENV | _PER_SYMBOL | begun).items():
             if self._plain:
                 setattr(self, name, value)
             else:
-                getattr(self, name)[..., index] = value
-        self._begun[index] = start
-        self._first_step[index] = self._steps
-        self._reward.begin(index)
+                getattr(self, name)[..., at] = value
+        self._first_step[at] = self._steps
+        self._reward.begin(indices)
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -181,7 +173,7 @@ class MarketModel:
         if ops.any(self.ended):
             index = int(np.argmax(self.ended))
             raise InputError(f"environment {index}: expected a running episode, got an ended one; reset it before step")
-        action = self._actions(actions)
+        recorded, main, distances = self._actions(actions)
         if not self._room:
             self._make_room()
         self._room -= 1
@@ -200,7 +192,8 @@ class MarketModel:
         notional = position * opening
         worth = cash + ops.total(notional)
         solvent = worth > self._margin.required(notional, floor)
-        if not ops.all(solvent):
+        all_solvent = ops.all(solvent)
+        if not all_solvent:
             self.carried = ops.where(solvent, self.carried, 0.0)
             called = ops.where(solvent | (position == 0.0), 0, LIQUIDATION)
             cash, position = self._close_out(at, called, opening, cash, position)
@@ -209,28 +202,32 @@ class MarketModel:
         # Rules 2 to 4: orders at the open.
         if self._trails:
             self.best = ops.maximum(self.best, ops.where(position > 0.0, opening, -opening))
-        wanted = self._wanted(action, position, opening, worth, solvent, tradable)
+        wanted = orders.decide(main, self.chosen, position, opening, worth)
+        if read.gaps or not all_solvent:
+            wanted = self._accepted(wanted, solvent, tradable)
+        elif self._discrete:
+            self.chosen = wanted[1]
         price: Any = 0.0
-        if orders.carries or ops.any(wanted.new):
-            fills = orders.fill(
-                wanted, cash=cash, position=position, carried=self.carried, equity=worth, opening=opening,
-                tradable=tradable, volume=read.volume(row) if orders.needs_volume else 0.0,
-            )  # fmt: skip
-            price = ops.where(fills.filled, fills.price, 0.0)
-            quantity = fills.position - position
+        if orders.carries or ops.any(wanted[0]):
+            volume = read.volume(row) if orders.needs_volume else 0.0
+            filled, after, price, rest = orders.fill(
+                wanted, cash, position, self.carried, worth, opening, tradable, volume
+            )
+            price = ops.where(filled, price, 0.0)
+            quantity = after - position
             cash = cash - ops.total(quantity * price + fees(ops, self._costs, quantity, price))
-            self._note_trades(row, fills.filled, price, position, fills.position)
-            position = fills.position
+            self._note_trades(row, price, position, after)
+            position = after
             if orders.carries:
-                self.carried = fills.rest
+                self.carried = rest
         book.position[at] = position
         book.price[at] = price
 
         # Rules 5 and 6: what closes positions inside the bar.
         worst = ops.where(position > 0.0, low, high)
-        if settings.protections or self._margin.may_be_called(cash, position, worst, floor):
+        if self._protects or self._margin.may_be_called(cash, position, worst, floor):
             bar = Bar(opening, high, low, close, tradable)
-            cash, position = self._inside(at, bar, action, floor, cash, position)
+            cash, position = self._inside(at, bar, distances, floor, cash, position)
 
         # Rule 7: the close.
         if settings.interest:
@@ -259,49 +256,33 @@ class MarketModel:
         self.highest = ops.maximum(self.highest, equity)
         self.terminated, self.ended = terminated, terminated | truncated
         book.equity[at] = equity
-        book.action[at] = action.recorded
+        book.action[at] = recorded
         if book.cash is not None:
             book.cash[at] = cash
         if self._single and not self._plain:
             return float(rewards[0]), bool(terminated[0]), bool(truncated[0])
         return rewards, terminated, truncated
 
-    def _wanted(
-        self, action: Action, position: Values, opening: Values, worth: Value, solvent: Value, tradable: Values
-    ) -> Wanted:
-        """Return the orders that the action makes, less those that are cancelled."""
-        ops, orders, kind = self._ops, self._orders, self.settings.actions
-        target: Any = None
-        if kind == "weights":
-            wanted = orders.rebalance(action.main, position, opening, worth)
-        elif kind == "quantities":
-            wanted = orders.trade(action.main)
-        else:
-            target = self._targets[action.main]
-            if kind == "hold_buy_sell":
-                target = ops.where(action.main == 0, self.chosen, target)
-            wanted = orders.choose(target, self.chosen)
-        accepted = solvent
-        if self._read.gaps and not orders.carries:
-            accepted = solvent & tradable
-        if ops.all(accepted):
-            if target is not None:
-                self.chosen = target
-            return wanted
-        if target is not None:
-            self.chosen = ops.where(accepted, target, self.chosen)
-        self.cancelled = self.cancelled + ops.total((wanted.new & ops.negate(accepted)) * 1)
-        return wanted._replace(new=wanted.new & accepted)
+    def _accepted(self, wanted: Wanted, solvent: Value, tradable: Values) -> Wanted:
+        """Cancel the orders of accounts that were liquidated, and of symbols without a bar unless they are carried."""
+        ops = self._ops
+        new, weight, quantity = wanted
+        accepted = solvent if self._orders.carries else solvent & tradable
+        if self._discrete:
+            self.chosen = ops.where(accepted, weight, self.chosen)
+        self.cancelled = self.cancelled + ops.total((new & ops.negate(accepted)) * 1)
+        return new & accepted, weight, quantity
 
-    def _note_trades(self, row: Value, filled: Values, price: Values, before: Values, after: Values) -> None:
+    def _note_trades(self, row: Value, price: Values, before: Values, after: Values) -> None:
         """Keep average cost, entry and best price of the open trades."""
         ops = self._ops
-        opened = filled & (after != 0.0) & (before * after <= 0.0)
-        increased = filled & ops.negate(opened) & (abs(after) > abs(before))
+        quantity = after - before
+        along = before * quantity
+        opened, increased = (after * quantity > 0.0) & (along <= 0.0), along > 0.0
         cost = ops.where(opened, price, self.cost)
         if ops.any(increased):
             units = ops.where(increased, abs(after), 1.0)
-            mean = (self.cost * abs(before) + price * abs(after - before)) / units
+            mean = (self.cost * abs(before) + price * abs(quantity)) / units
             cost = ops.where(increased, mean, cost)
         self.cost = cost
         self.entry_row = ops.where(opened, row, self.entry_row)
@@ -309,7 +290,7 @@ class MarketModel:
             self.best = ops.where(opened, ops.where(after > 0.0, price, -price), self.best)
 
     def _inside(
-        self, at: int, bar: Bar, action: Action, floor: Value, cash: Value, position: Values
+        self, at: int, bar: Bar, distances: tuple[Values, ...], floor: Value, cash: Value, position: Values
     ) -> tuple[Value, Values]:
         """Liquidate and protect; return cash and positions after it."""
         ops, margin = self._ops, self._margin
@@ -327,7 +308,7 @@ class MarketModel:
 
         side = ops.where(position > 0.0, 1.0, -1.0)
         exits = self._protection.exits(
-            bar, held & bar.tradable, side, margin.price(cash, position, alone), self.cost, self.best, action.distances
+            bar, held & bar.tradable, side, margin.price(cash, position, alone), self.cost, self.best, distances
         )
         if ops.any(exits.kind):
             cash, position = self._close_out(at, exits.kind, exits.reference, cash, position)
@@ -354,29 +335,22 @@ class MarketModel:
     def _reward_input(
         self, row: Value, before: Value, equity: Value, cash: Value, position: Values, close: Values
     ) -> RewardInput:
-        starts = [self._episode(index) for index in range(self.num_envs)]
-        bases, first = [self._starts.base(start.symbol) for start in starts], [start.row for start in starts]
-        base: Any = bases[0] if self._plain else np.array(bases)
-        begun: Any = first[0] if self._plain else np.array(first)
+        each: Any = 0 if self._plain else slice(None)
+        start, base = self._starts.rows[each], self._starts.bases[each]
         if self.settings.portfolio:
             position, close = position.T, close.T
-        return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - begun - 1)
+        return RewardInput(before, equity, self.highest, cash, position, close, row + base, row - start - 1)
 
     def observations(self) -> NDArray[np.float32]:
         """Return what is known at the close of the current bars: new float32 (size,), or (B, size)."""
-        row = self.row
-        bars = row - self.entry_row + 1
-        close, divisor = self._read.mark(row), self._ops.maximum(self.equity, LEAST_EQUITY)
-        account = Account(self.cash, self.equity, divisor, self.highest, self.position, close, self.cost, bars)
-        seen = self._observer.observe(row, account)
+        seen = self._observer.observe(self.row, self._read.mark(self.row), self)
         return seen[0] if self._single and not self._plain else seen
 
     # -- what happened ----------------------------------------------------------------------------------------------
 
     def beginning(self, index: int) -> tuple[str, int]:
         """Return symbol (or "portfolio") and absolute start row of the episode of environment ``index``."""
-        start = self._episode(index)
-        return self._starts.name(start.symbol), start.row + self._starts.base(start.symbol)
+        return self._starts.name(index), self._starts[index].row + self._starts.base(index)
 
     def value(self, index: int) -> float:
         """Return the equity of environment ``index``."""
@@ -384,12 +358,8 @@ class MarketModel:
 
     def reason(self, index: int) -> Reason:
         """Say why the episode of environment ``index`` ended, or that it is running."""
-        start, row = self._episode(index), int(_of(self.row, index))
-        if _of(self.terminated, index):
-            return "ruin"
-        if row < start.end:
-            return "running"
-        return "end_of_data" if self._starts.at_end(start) else "length"
+        reason = self._starts.reason(index, int(_of(self.row, index)))
+        return "ruin" if _of(self.terminated, index) else reason
 
     def episode_record(self, index: int, env_seed: str | None = None) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or its last one until it is reset.
@@ -401,27 +371,21 @@ class MarketModel:
         Raises:
             InputError: No episode was begun.
         """
-        start = self._episode(index)
+        start = self._starts[index]
         steps = int(_of(self.row, index)) - start.row
         return build_record(
             self._bars,
             self.settings,
             self._journal.read(index, int(self._first_step[index]), steps),
-            symbol=self._starts.name(start.symbol),
+            symbol=self._starts.name(index),
             symbols=self.data.symbols if self.settings.portfolio else (self.data.symbols[start.symbol],),
             start=start.row,
-            base=self._starts.base(start.symbol),
+            base=self._starts.base(index),
             reason=self.reason(index),
             env_seed=env_seed,
             cancelled=int(_of(self.cancelled, index)),
             labels=self._actions.labels,
         )
-
-    def _episode(self, index: int) -> Start:
-        start = self._begun[index]
-        if start is None:
-            raise InputError(f"environment {index}: expected an episode, got none; reset it first")
-        return start
 
     def _make_room(self) -> None:
         """Count the steps that every environment can still write down; double the journal when one has none left."""

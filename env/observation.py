@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +19,30 @@ OBSERVATION_LIMIT = 10.0
 PER_SYMBOL = ("position", "unrealised_return", "time_in_position")
 """Position features that have one number a symbol."""
 
-LEAST_EQUITY = 1e-9
+_LEAST_EQUITY = 1e-9
 
 
-class Account(NamedTuple):
-    """State of the accounts at a close."""
+class Accounts(Protocol):
+    """State of the accounts at a close, which the market model has."""
 
     cash: Value
     equity: Value
-    divisor: Value
-    """Equity, and a little above 0 where there is none: what is then divided by it means nothing but its sign, which
-    the clip keeps."""
     highest: Value
     """Highest equity of the episode."""
     position: Values
-    close: Values
     cost: Values
     """Average cost of the open trade; any number above 0 without one."""
+    entry_row: Values
+    """Row of its entry; any number without one."""
+
+
+class Close(NamedTuple):
+    """What the close adds to it, computed once for all features."""
+
+    price: Values
+    divisor: Value
+    """Equity, and a little above 0 where there is none: what is then divided by it means nothing but its sign, which
+    the clip keeps."""
     bars: Values
     """Bars since the entry, its own counted; any number without a trade."""
 
@@ -81,7 +88,7 @@ class Observer:
         width = self._features.shape[1]
         roomy = room_of(self._features).reshape(-1)
         self._windows: Any = np.lib.stride_tricks.sliding_window_view(roomy, self.size)[::width]
-        self._readers: list[tuple[slice, Callable[[Account], Values]]] = [
+        self._readers: list[tuple[slice, Callable[[Accounts, Close], Values]]] = [
             (part, getattr(self, f"_{name}")) for name, part in self._parts
         ]
 
@@ -93,13 +100,14 @@ class Observer:
         self.__dict__.update(state)
         self._bind()
 
-    def observe(self, row: Value, account: Account) -> NDArray[np.float32]:
+    def observe(self, row: Value, price: Values, accounts: Accounts) -> NDArray[np.float32]:
         """Return new observations at ``row``, float32 (size,) for one environment, else (B, size)."""
+        close = Close(price, self._ops.maximum(accounts.equity, _LEAST_EQUITY), row - accounts.entry_row + 1)
         first = row - (self._window - 1)
         if self._plain:
             out: NDArray[np.float32] = self._windows[first].copy()
             for place, (_, read) in enumerate(self._readers, self._flat):
-                value = read(account)
+                value = read(accounts, close)
                 if not -OBSERVATION_LIMIT <= value <= OBSERVATION_LIMIT:  # a fifth of the time of min and max
                     value = math.copysign(OBSERVATION_LIMIT, value)
                 out[place] = value
@@ -107,25 +115,25 @@ class Observer:
         out = self._windows[first]
         buffer = self._buffer
         for part, read in self._readers:
-            buffer[part] = read(account)
+            buffer[part] = read(accounts, close)
         np.minimum(np.maximum(buffer, -OBSERVATION_LIMIT, out=buffer), OBSERVATION_LIMIT, out=buffer)
         out[..., self._flat :] = buffer.T
         return out
 
-    def _position(self, account: Account) -> Values:
-        return account.position * account.close / account.divisor
+    def _position(self, accounts: Accounts, close: Close) -> Values:
+        return accounts.position * close.price / close.divisor
 
-    def _unrealised_return(self, account: Account) -> Values:
-        ops, position = self._ops, account.position
-        gain = account.close / account.cost - 1.0
+    def _unrealised_return(self, accounts: Accounts, close: Close) -> Values:
+        ops, position = self._ops, accounts.position
+        gain = close.price / accounts.cost - 1.0
         return ops.where(position > 0.0, gain, ops.where(position < 0.0, -gain, 0.0))
 
-    def _time_in_position(self, account: Account) -> Values:
-        bars = self._ops.where(account.position != 0.0, account.bars, 0)
+    def _time_in_position(self, accounts: Accounts, close: Close) -> Values:
+        bars = self._ops.where(accounts.position != 0.0, close.bars, 0)
         return bars / (bars + self._window)
 
-    def _drawdown(self, account: Account) -> Value:
-        return 1.0 - account.equity / account.highest
+    def _drawdown(self, accounts: Accounts, close: Close) -> Value:
+        return 1.0 - accounts.equity / accounts.highest
 
-    def _cash_share(self, account: Account) -> Value:
-        return account.cash / account.divisor
+    def _cash_share(self, accounts: Accounts, close: Close) -> Value:
+        return accounts.cash / close.divisor

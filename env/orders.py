@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from env.accounting import ROUNDING, Costs, Ops, Value, Values, fill_price, position_after, whole_lots
+import numpy as np
+
+from env.accounting import ONE, ROUNDING, Costs, Ops, Value, Values, fill_price, position_after, whole_lots
 from env.settings import EnvSettings
 
 _TINY = 1e-300
 """Keeps a division by nothing, whose result is not used, from being one by 0."""
 
 
-class Wanted(NamedTuple):
-    """What an action asks for."""
+Wanted = tuple[Values, Values, Values]
+"""What an action asks for, per symbol: a mask of new orders, their targets as multiples of equity (0.0 where orders are
+quantities), their signed units (0.0 where orders are targets)."""
 
-    new: Values
-    """Mask: a new order for the symbol."""
-    weight: Values
-    """Target of it, as a multiple of equity; 0.0 where orders are quantities."""
-    quantity: Values
-    """Signed units of it; 0.0 where orders are targets."""
-
-
-class Fills(NamedTuple):
-    """What the orders did."""
-
-    filled: Values
-    """Mask: there was a fill."""
-    position: Values
-    """Signed units after it."""
-    price: Values
-    """Price of the fill, slippage, spread and impact included."""
-    rest: Values
-    """Signed units that the bar left of the order."""
+Fills = tuple[Values, Values, Values, Values]
+"""What orders did, per symbol: a mask of fills, signed units held after them, their prices with slippage, spread and
+impact, and the signed units that the bar left of the orders."""
 
 
 class Sized(NamedTuple):
@@ -58,6 +45,9 @@ class Orders:
     def __init__(self, settings: EnvSettings, ops: Ops) -> None:
         self._ops = ops
         self._costs = Costs.of(settings)
+        self._holds = settings.actions == "hold_buy_sell"
+        table = (0.0, max(settings.targets), min(settings.targets)) if self._holds else settings.targets
+        self._targets: Any = table if ops is ONE else np.array(table)
         self._portfolio = settings.portfolio
         self._quantities = settings.actions == "quantities"
         self._discrete = settings.discrete
@@ -73,11 +63,26 @@ class Orders:
 
     # -- what the action asks for -----------------------------------------------------------------------------------
 
-    def choose(self, target: Values, chosen: Values) -> Wanted:
-        """Order where another target is chosen than before."""
-        return Wanted(target != chosen, target, 0.0)
+    def decide(self, main: Values, chosen: Values, position: Values, opening: Values, equity: Value) -> Wanted:
+        """Return the orders that actions make.
 
-    def rebalance(self, weight: Values, position: Values, opening: Values, equity: Value) -> Wanted:
+        Args:
+            main: Number of the choice, weight or quantity.
+            chosen: The discrete target that was chosen last.
+            position: Signed units held.
+            opening: The opens.
+            equity: Cash and positions at the opens, above 0.
+        """
+        if self._quantities:
+            return main != 0.0, 0.0, main
+        if not self._discrete:
+            return self._rebalance(main, position, opening, equity)
+        target = self._targets[main]
+        if self._holds:
+            target = self._ops.where(main == 0, chosen, target)
+        return target != chosen, target, 0.0
+
+    def _rebalance(self, weight: Values, position: Values, opening: Values, equity: Value) -> Wanted:
         """Order where a weight differs from the present one by the band, or at all; weights fit the leverage first."""
         ops = self._ops
         if self._portfolio:
@@ -87,18 +92,13 @@ class Orders:
                 weight = ops.where(above, weight * self._leverage / ops.maximum(gross, _TINY), weight)
         distance = abs(weight - position * opening / equity)
         # An account that is all in has a weight of 1 but for rounding: without a tolerance it would sell its own fee.
-        return Wanted((distance > ROUNDING) & (distance >= self._band), weight, 0.0)
-
-    def trade(self, quantity: Values) -> Wanted:
-        """Order where a quantity is not 0."""
-        return Wanted(quantity != 0.0, 0.0, quantity)
+        return (distance > ROUNDING) & (distance >= self._band), weight, 0.0
 
     # -- what it becomes --------------------------------------------------------------------------------------------
 
     def fill(
         self,
         wanted: Wanted,
-        *,
         cash: Value,
         position: Values,
         carried: Values,
@@ -113,28 +113,28 @@ class Orders:
             wanted: New orders.
             cash: Money before.
             position: Signed units before.
-            carried: Signed units left of older orders; 0.0 where none are carried.
+            carried: Signed units left of older orders; not read where none are carried.
             equity: Cash and positions at the opens, above 0.
             opening: The opens.
             tradable: Mask: the symbol has a bar. Where orders are not carried, none is for a symbol without one.
-            volume: Of the bar.
+            volume: Of the bar; not read where it does not matter.
         """
         ops, costs = self._ops, self._costs
+        new, weight, quantity = wanted
         if self._plain:
-            return self._fill_target(wanted, cash, position, equity, opening)
-        ordered = wanted.new
+            return self._fill_target(new, weight, cash, position, equity, opening)
+        ordered, charge = new, 1.0
         if self.carries:
-            ordered = ordered | (carried != 0.0)
-        quantity = ops.where(wanted.new, wanted.quantity, carried)
-        weight, charge = wanted.weight, 1.0
+            ordered = new | (carried != 0.0)
+            quantity = ops.where(new, quantity, carried)
+        quantity = ops.where(ordered, quantity, 0.0)
         if self._quantities:
             side = _side(ops, quantity)
         else:
-            weight, gross = self._gross(wanted, position, opening, equity)
+            weight, gross = self._gross(new, weight, position, opening, equity)
             charge = 1.0 + gross * costs.fee
             wants_more = weight * equity / (opening * charge) > position
-            side = ops.where(wanted.new, ops.where(wants_more, 1.0, -1.0), _side(ops, quantity))
-        side = ops.where(ordered, side, 0.0)
+            side = ops.where(new, ops.where(wants_more, 1.0, -1.0), _side(ops, quantity))
 
         def sized(impact: Values) -> Sized:
             price = fill_price(ops, costs, opening, side, impact)
@@ -144,9 +144,8 @@ class Orders:
                 order = self._within_leverage(order, position, price, value)
             else:
                 target = whole_lots(ops, weight * ops.maximum(value, 0.0) / (price * charge), costs.lot)
-                new = ops.where((target - position) * side > 0.0, target - position, 0.0)
-                order = ops.where(wanted.new, new, order)
-            order = ops.where(ordered, order, 0.0)
+                difference = target - position
+                order = ops.where(new, ops.where(difference * side > 0.0, difference, 0.0), order)
             return self._within_bar(order, position, price, tradable, volume)
 
         done = sized(0.0)
@@ -154,11 +153,13 @@ class Orders:
             done = sized(costs.impact * ops.sqrt(abs(done.filled) / ops.maximum(volume, _TINY)))
         after = ops.where(done.filled != 0.0, position_after(ops, position, done.filled), position)
         rest = ops.where(done.dropped, 0.0, done.order - done.filled) if self.carries else 0.0
-        return Fills(after != position, after, done.price, rest)
+        return after != position, after, done.price, rest
 
-    def _fill_target(self, wanted: Wanted, cash: Value, position: Values, equity: Value, opening: Values) -> Fills:
+    def _fill_target(
+        self, new: Values, weight: Values, cash: Value, position: Values, equity: Value, opening: Values
+    ) -> Fills:
         """Fill the targets of accounts with one symbol, which only lots can cut."""
-        ops, costs, weight = self._ops, self._costs, wanted.weight
+        ops, costs = self._ops, self._costs
         charge = 1.0 + abs(weight) * costs.fee
         # Between two near targets of one sign, slippage can turn the side of the order: then there is none.
         side = ops.where(weight * equity / (opening * charge) > position, 1.0, -1.0)
@@ -166,16 +167,18 @@ class Orders:
         # Slippage on the position itself may eat the last of the equity: nothing is left to size with then.
         value = ops.maximum(cash + position * price, 0.0)
         target = whole_lots(ops, weight * value / (price * charge), costs.lot)
-        filled = wanted.new & ((target - position) * side > 0.0)
-        return Fills(filled, ops.where(filled, target, position), price, 0.0)
+        filled = new & ((target - position) * side > 0.0)
+        return filled, ops.where(filled, target, position), price, 0.0
 
-    def _gross(self, wanted: Wanted, position: Values, opening: Values, equity: Value) -> tuple[Values, Value]:
+    def _gross(
+        self, new: Values, weight: Values, position: Values, opening: Values, equity: Value
+    ) -> tuple[Values, Value]:
         """Return the weights, and the sum of the absolute ones that the portfolio is going to have."""
-        ops, weight = self._ops, wanted.weight
+        ops = self._ops
         if not self._portfolio:
             return weight, abs(weight)
-        ordered = ops.total(ops.where(wanted.new, abs(weight), 0.0))
-        held = ops.total(ops.where(wanted.new, 0.0, abs(position) * opening / equity))
+        ordered = ops.total(ops.where(new, abs(weight), 0.0))
+        held = ops.total(ops.where(new, 0.0, abs(position) * opening / equity))
         if self._discrete:
             above = ordered + held > self._leverage
             if ops.any(above):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,8 +63,8 @@ class Reward:
         """Return the unscaled reward of the step: a float, or float64 (B,). Always finite."""
         raise NotImplementedError
 
-    def begin(self, index: int) -> None:
-        """Forget what was kept of the last episode of environment ``index``."""
+    def begin(self, indices: Sequence[int]) -> None:
+        """Forget what was kept of the last episodes of the environments ``indices``."""
 
     def _growth(self, given: RewardInput) -> Value:
         """Return E′/E, no lower than what a ruined account has left."""
@@ -124,10 +124,10 @@ class DifferentialSharpe(Reward):
         self._square = square + self._decay * to_square
         return self._ops.where(known, change, 0.0) if self._batched else float(change if known else 0.0)
 
-    def begin(self, index: int) -> None:
+    def begin(self, indices: Sequence[int]) -> None:
         """Set A = B = 0."""
         if self._batched:
-            self._mean[index] = self._square[index] = 0.0
+            self._mean[indices] = self._square[indices] = 0.0
         else:
             self._mean = self._square = 0.0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from env.market_data import MarketData
 from env.settings import EnvSettings
 from schemas.errors import InputError, SettingsError
+
+Reason = Literal["running", "end_of_data", "length", "ruin"]
 
 
 class Start(NamedTuple):
@@ -24,20 +27,26 @@ class Start(NamedTuple):
 
 
 class Starts:
-    """Draws and checks the first rows of episodes.
+    """Draws and checks the first rows of episodes, and keeps those of the current ones.
 
     Args:
         data: The bars.
         settings: Window, starts, length, and whether all symbols are one portfolio.
+        num_envs: B.
 
     Attributes:
         longest: Steps of the longest episode.
+        rows: First row of the current episode of each environment, in the arrays of the bars, int64 (B,).
+        bases: What makes such a row absolute, int64 (B,).
 
     Raises:
         SettingsError: The window does not fit into the bars of a symbol.
     """
 
-    def __init__(self, data: MarketData, settings: EnvSettings) -> None:
+    def __init__(self, data: MarketData, settings: EnvSettings, num_envs: int) -> None:
+        self._current: list[Start | None] = [None] * num_envs
+        self.rows: NDArray[np.int64] = np.zeros(num_envs, dtype=np.int64)
+        self.bases: NDArray[np.int64] = np.zeros(num_envs, dtype=np.int64)
         self._data = data
         self._kind = settings.starts
         self._window = settings.window
@@ -66,28 +75,56 @@ class Starts:
         if self._length is not None:
             self.longest = min(self.longest, self._length)
 
-    def name(self, symbol: int) -> str:
-        """Return the name of a symbol, or "portfolio"."""
-        return self._names[symbol]
+    def __getitem__(self, index: int) -> Start:
+        """Return the current or last episode of environment ``index``.
 
-    def base(self, symbol: int) -> int:
-        """Return what makes a row of this symbol absolute."""
-        return int(self._bases[symbol])
+        Raises:
+            InputError: None was begun.
+        """
+        start = self._current[index]
+        if start is None:
+            raise InputError(f"environment {index}: expected an episode, got none; reset it first")
+        return start
 
-    def choose(
-        self, draws: tuple[float, float], symbol: str | None, start_row: int | None, last: tuple[int, int] | None
-    ) -> Start:
-        """Choose the rows of an episode.
+    def name(self, index: int) -> str:
+        """Return what environment ``index`` trades: the name of a symbol, or "portfolio"."""
+        return self._names[self[index].symbol]
+
+    def base(self, index: int) -> int:
+        """Return what makes a row of environment ``index`` absolute."""
+        return int(self._bases[self[index].symbol])
+
+    def begin(self, index: int, rng: np.random.Generator, symbol: str | None, start_row: int | None, row: int) -> Start:
+        """Choose the next episode of environment ``index``.
 
         Args:
-            draws: Two numbers in [0, 1), for symbol and row.
+            index: Number of the environment.
+            rng: Its generator: two numbers are always drawn, so that draw k is the same whatever was asked.
             symbol: Name to trade; None draws one, or in sequence goes on with the last.
             start_row: Absolute row of the first observation; None as the settings say.
-            last: Symbol and row where the last episode of the environment ended; None before the first.
+            row: Where its last episode ended.
 
         Raises:
             InputError: The symbol is unknown, or the row leaves no room for the window before or one bar after it.
         """
+        draws = rng.random(2).tolist()
+        before = self._current[index]
+        start = self._choose(draws, symbol, start_row, None if before is None else (before.symbol, row))
+        self._current[index] = start
+        self.rows[index], self.bases[index] = start.row, self._bases[start.symbol]
+        return start
+
+    def reason(self, index: int, row: int) -> Reason:
+        """Say why an episode that was not ruined ended at ``row``, or that it is running."""
+        start = self[index]
+        if row < start.end:
+            return "running"
+        cut = start.end > self._last[start.symbol] and start.end - start.row != self._length
+        return "end_of_data" if cut else "length"
+
+    def _choose(
+        self, draws: Sequence[float], symbol: str | None, start_row: int | None, last: tuple[int, int] | None
+    ) -> Start:
         if self._portfolio:
             number = 0
             if symbol is not None:
@@ -101,10 +138,6 @@ class Starts:
         row = self._row(number, draws[1], last) if start_row is None else self._checked(number, start_row)
         end = int(self._last[number]) + 1
         return Start(number, row, end if self._length is None else min(row + self._length, end))
-
-    def at_end(self, start: Start) -> bool:
-        """Whether an episode that reaches its last row is cut short by the end of the data."""
-        return start.end > self._last[start.symbol] and start.end - start.row != self._length
 
     def _in_sequence(self, last: tuple[int, int] | None) -> int:
         """The symbol goes on to its end, then the next one begins; after the last one the first."""
@@ -125,7 +158,7 @@ class Starts:
         return first + int(draw * (final - first + 1))
 
     def _checked(self, symbol: int, wanted: int) -> int:
-        base = self.base(symbol)
+        base = int(self._bases[symbol])
         first, last = int(self._first[symbol]) + base, int(self._last[symbol]) + base
         if not isinstance(wanted, (int, np.integer)) or not first <= wanted <= last:
             raise InputError(

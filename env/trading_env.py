@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from env.episode_record import EpisodeRecord
 from env.faces import RENDER_MODES, opened, rendered
 from env.market_data import MarketData
-from env.market_model import OBSERVATION_LIMIT, MarketModel
+from env.market_model import MarketModel
+from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.seeding import Stream
 from env.settings import EnvSettings

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from env.episode_record import EpisodeRecord
 from env.faces import RENDER_MODES, opened, rendered
 from env.market_data import MarketData
-from env.market_model import OBSERVATION_LIMIT, MarketModel
+from env.market_model import MarketModel
+from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.seeding import Stream
 from env.settings import EnvSettings
@@ -127,15 +128,16 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         indices = np.flatnonzero(mask)
         for index in indices.tolist():
             self._streams[index].begin(seeds[index])
-            self._begin(index, symbols[index], start_rows[index])
+            self._begin([index], symbols[index], start_rows[index])
         self._ended = self._ended[~mask[self._ended]]
         return self.model.observations(), self._beginnings(indices)
 
-    def _begin(self, index: int, symbol: str | None, start_row: int | None) -> None:
-        stream = self._streams[index]
-        self._env_seeds[index] = stream.draw()
-        self.model.rngs[index] = stream.rng
-        self.model.reset([index], symbol, start_row)
+    def _begin(self, indices: list[int], symbol: str | None, start_row: int | None) -> None:
+        for index in indices:
+            stream = self._streams[index]
+            self._env_seeds[index] = stream.draw()
+            self.model.rngs[index] = stream.rng
+        self.model.reset(indices, symbol, start_row)
 
     def step(
         self, actions: Any
@@ -145,7 +147,7 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         if ended.size:
             return self._step_and_reset(actions, ended)
         rewards, terminated, truncated = self.model.step(actions)
-        infos = self._endings() if np.count_nonzero(self.model.ended) else {}
+        infos = self._endings({}) if np.count_nonzero(self.model.ended) else {}
         return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def _step_and_reset(
@@ -153,21 +155,20 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
         """Step, and reset where an episode has ended: those step too, from their new start, and are put back to it."""
         if not self._begun:
-            for index in reset.tolist():
-                self._begin(index, self.symbol, None)
+            self._begin(reset.tolist(), self.symbol, None)
             self._begun = True
         ignored = np.array(actions)
         if ignored.shape[:1] == (self.num_envs,):  # else the model says what is wrong
             ignored[reset] = 0
         rewards, terminated, truncated = self.model.step(ignored)
-        self.model.rewind(reset)
+        self.model.rewind(reset.tolist())
         self._begun = False
         self._ended = reset[:0]
         for column in (rewards, terminated, truncated):
             column[reset] = 0
         infos = self._beginnings(reset)
         if np.count_nonzero(self.model.ended):
-            infos |= self._endings()
+            self._endings(infos)
         return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
 
     def episode_record(self, index: int) -> EpisodeRecord:
@@ -192,19 +193,25 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     # -- what goes out ----------------------------------------------------------------------------------------------
 
     def _beginnings(self, indices: NDArray[np.int64]) -> Infos:
+        begun = [self.model.beginning(index) for index in indices.tolist()]
         infos: Infos = {}
-        for index in indices.tolist():
-            symbol, start_row = self.model.beginning(index)
-            infos = self._add_info(infos, {"symbol": symbol, "start_row": start_row}, index)
+        self._inform(infos, "symbol", indices, [symbol for symbol, _ in begun], object)
+        self._inform(infos, "start_row", indices, [start_row for _, start_row in begun], np.int64)
         return infos
 
-    def _endings(self) -> Infos:
+    def _endings(self, infos: Infos) -> Infos:
         self._ended = np.flatnonzero(self.model.ended)
-        infos: Infos = {}
-        for index in self._ended.tolist():
-            info = {"reason": self.model.reason(index), "value": self.model.value(index)}
-            infos = self._add_info(infos, info, index)
+        reasons = [self.model.reason(index) for index in self._ended.tolist()]
+        self._inform(infos, "reason", self._ended, reasons, object)
+        self._inform(infos, "value", self._ended, self.model.equity[self._ended], np.float64)
         return infos
+
+    def _inform(self, infos: Infos, name: str, indices: NDArray[np.int64], values: Any, dtype: Any) -> None:
+        """Add what ``_add_info`` of gymnasium's would, environment by environment: a column and its mask."""
+        column = np.full(self.num_envs, None) if dtype is object else np.zeros(self.num_envs, dtype)
+        mask = np.zeros(self.num_envs, dtype=np.bool_)
+        column[indices], mask[indices] = values, True
+        infos[name], infos[f"_{name}"] = column, mask
 
     # -- what came in -----------------------------------------------------------------------------------------------
 

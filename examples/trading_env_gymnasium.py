@@ -68,7 +68,7 @@ def main() -> None:
     print(f"IBM, {recent.index[0]:%Y-%m-%d} to {recent.index[-1]:%Y-%m-%d}, 10,000 to begin with")
     for rule in (own_it_always, own_what_rises):
         record = trade(recent, scaler, rule)
-        sharpe = "none" if record.sharpe is None else f"{record.sharpe * np.sqrt(252):.2f} a year"
+        sharpe = "none" if record.sharpe is None else f"{record.metrics.annual_sharpe:.2f} a year"
         print(
             f"\n{rule.__name__}: {record.final_value:,.2f} after {record.steps} days ({record.reason})\n"
             f"  gross {record.gross_pnl:+,.2f}, fees {record.fee:,.2f}, net {record.pnl:+,.2f}"

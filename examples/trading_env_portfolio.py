@@ -69,11 +69,12 @@ def trade(env: TradingEnv) -> EpisodeRecord:
 
 
 def show(name: str, record: EpisodeRecord) -> None:
-    """Print one line."""
-    sharpe = "   –" if record.sharpe is None else f"{record.sharpe * np.sqrt(252):+.2f}"
+    """Print one line of metrics; a ratio that is not defined is a dash."""
+    metrics = record.metrics
+    sharpe = "–" if metrics.annual_sharpe is None else f"{metrics.annual_sharpe:.2f}"
     print(
-        f"{name:<20}{record.final_value:>14,.2f}{record.max_drawdown:>10.1%}{sharpe:>8}{len(record.fills['step']):>8}"
-        f"{record.fee:>12,.2f}{record.slippage:>12,.2f}{record.interest:>12,.2f}"
+        f"{name:<20}{record.final_value:>14,.2f}{metrics.total_return:>8.1%}{metrics.max_drawdown:>10.1%}{sharpe:>8}"
+        f"{len(record.fills['step']):>7}{record.fee:>11,.2f}{record.slippage:>11,.2f}{record.interest:>10,.2f}"
     )
 
 
@@ -84,8 +85,8 @@ def main() -> None:
     first, last = (pd.Timestamp(ts, unit="us") for ts in (record.first_ts, record.last_ts))
     print(f"{', '.join(record.symbols)}, {first:%Y-%m-%d} to {last:%Y-%m-%d}, 1,000,000 to begin with")
     print(
-        f"{'policy':<20}{'equity':>14}{'drawdown':>10}{'Sharpe':>8}{'fills':>8}"
-        f"{'fees':>12}{'slippage':>12}{'interest':>12}"
+        f"{'policy':<20}{'equity':>14}{'return':>8}{'drawdown':>10}{'Sharpe':>8}"
+        f"{'fills':>7}{'fees':>11}{'slippage':>11}{'interest':>10}"
     )
     show("inverse volatility", record)
     for name, policy in baselines(SETTINGS, np.random.default_rng(1)).items():

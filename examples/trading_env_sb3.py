@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -49,7 +50,7 @@ def trade(model: PPO, env: TradingEnv) -> EpisodeRecord:
 
 def show(name: str, record: EpisodeRecord) -> None:
     """Print one line."""
-    sharpe = "   –" if record.sharpe is None else f"{record.sharpe * np.sqrt(252):+.2f}"
+    sharpe = "–" if record.metrics.annual_sharpe is None else f"{record.metrics.annual_sharpe:.2f}"
     print(
         f"{name:<14}{record.final_value:>12,.2f}{record.max_drawdown:>10.1%}{sharpe:>8}"
         f"{len(record.trades['side']):>8}{record.fee + record.slippage:>12,.2f}"
@@ -61,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train PPO on TradingEnv")
     parser.add_argument("--steps", type=int, default=4_096)
     steps = parser.parse_args().steps
+    torch.set_num_threads(1)  # networks this small are slower on several
     bars = bars_of("IBM")
     past, recent = bars.iloc[:-DAYS], bars.iloc[-DAYS:]
     scaler = Scaler.fit(MarketData.from_frame(past))

@@ -162,8 +162,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hold_buy_sell": {"actions": "hold_buy_sell", "stop_loss": 0.03, "take_profit": 0.05},
     "weights": {"actions": "weights", "liquidate_at_end": True},
     "quantities": {"actions": "quantities", "max_quantity": 300.0, "maintenance_margin": 0.2},
-    "ruin": {"targets": (-30.0, 0.0, 30.0), "leverage": 30.0},
+    "ruin": {"targets": (-20.0, 20.0), "leverage": 20.0},
     "portfolio of targets": {"portfolio": True, "trailing_stop": 0.04},
+    "ruin of a portfolio": {"portfolio": True, "targets": (-20.0, 20.0), "leverage": 20.0},
     "portfolio of weights": {"portfolio": True, "actions": "weights"},
     "portfolio of quantities": {
         "portfolio": True,
@@ -177,7 +178,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def bars(symbol: str, seed: int) -> SymbolBars:
     rng = np.random.default_rng([seed, 5])
     close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, 90)))
-    open_ = close * np.exp(rng.normal(0.0, 0.01, 90))
+    open_ = np.concatenate([[100.0], close[:-1]]) * np.exp(rng.normal(0.0, 0.003, 90))
     high, low = np.maximum(open_, close) * 1.01, np.minimum(open_, close) / 1.01
     ts = BAR + np.arange(90) * DAY
     funding = np.where(np.arange(90) % 8 == 0, 0.0005, np.nan)
@@ -189,7 +190,8 @@ def test_sql_computes_what_the_market_model_has_recorded(kind: str, writer: Writ
     settings = EnvSettings.model_validate({"window": 4, "episode_length": 40} | COSTLY | SETTINGS[kind])
     env = TradingEnv(MarketData([bars("AAPL", 1), bars("IBM", 2)]), settings)
     expected = {}
-    for number in range(6):
+    ruined_in_the_market = False
+    for number in range(40, 46):
         env.action_space.seed(number)
         env.reset(seed=number)
         done = False
@@ -203,11 +205,13 @@ def test_sql_computes_what_the_market_model_has_recorded(kind: str, writer: Writ
         outcome = Outcome(record.steps, record.total_reward, [], [], record.terminated, record.truncated)
         writer.send(*ended(known, 1, WALL, outcome, record, None, record_steps=True))
         expected[episode_id] = record.metrics
+        ruined_in_the_market |= record.terminated and bool(record.steps_table["exposure"][-1] != 0)
     drain()
     check(reader, expected)
     assert any(metrics.fee > 0 and metrics.borrow > 0 and metrics.funding != 0 for metrics in expected.values())
-    if kind == "ruin":
+    if kind.startswith("ruin"):
         assert any(metrics.total_return <= -1 for metrics in expected.values())
+        assert ruined_in_the_market is settings.portfolio  # A single position is closed on its way to 0.
     rows = ask(reader, "SELECT uniqExact(symbol), sum(position * price) FROM positions").rows
     assert (rows[0][0] == 2) is settings.portfolio
 

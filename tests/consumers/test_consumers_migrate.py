@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("fresh")
 
 VIEWS = {
     *("runs", "attempts", "windows", "iterations", "publisher_reports", "publishers", "episodes", "episode_actions"),
-    *("trades", "fills", "steps", "trading_operations", "events", "dead_letters", "run_integrity"),
-    *("run_integrity_totals", "test_results", "learning_curve", "trades_by_symbol"),
+    *("trades", "fills", "steps", "positions", "trading_operations", "events", "dead_letters", "run_integrity"),
+    *("run_integrity_totals", "test_results", "learning_curve", "trades_by_symbol", "episode_metrics"),
 }
 
 
@@ -37,7 +37,7 @@ def test_statements_end_at_semicolons_outside_quotes_and_comments(sql: str, expe
 
 def test_a_second_migration_applies_nothing(url: str, password: str) -> None:
     with AdminSink.connect(url, password) as sink:
-        assert sink.migrate() == ["0001_rows", "0002_views", "0003_integrity", "0004_analysis"]
+        assert sink.migrate() == ["0001_rows", "0002_views", "0003_integrity", "0004_analysis", "0005_metrics"]
         assert sink.migrate() == []
         views = {name for (name,) in sink.query("SELECT name FROM system.tables WHERE database = currentDatabase() "
                                                 "AND engine = 'View'")}  # fmt: skip
@@ -60,7 +60,7 @@ def test_two_migrations_at_once_end_in_one_store(url: str, password: str) -> Non
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(2)))
     with AdminSink.connect(url, password) as sink:
-        assert sink.query("SELECT count(), uniqExact(number) FROM schema_migrations FINAL") == [(4, 4)]
+        assert sink.query("SELECT count(), uniqExact(number) FROM schema_migrations FINAL") == [(5, 5)]
         assert sink.migrate() == []
 
 
@@ -72,15 +72,15 @@ def test_a_step_that_was_changed_after_it_was_applied_is_refused(sink: AdminSink
 
 
 def test_a_store_of_a_newer_version_is_refused(sink: AdminSink) -> None:
-    with pytest.raises(StoreError, match=r"has migration 0004_analysis, and this version knows 3 steps"):
-        migrate(sink.client, sink.database, steps()[:3])
+    with pytest.raises(StoreError, match=r"has migration 0005_metrics, and this version knows 4 steps"):
+        migrate(sink.client, sink.database, steps()[:4])
 
 
 def test_a_step_that_fails_half_way_is_applied_in_full_later(sink: AdminSink) -> None:
     good = "CREATE TABLE IF NOT EXISTS extra (a Int64) ENGINE = MergeTree ORDER BY a;"
-    with pytest.raises(StoreError, match="apply migration 0005_extra"):
-        migrate(sink.client, sink.database, [*steps(), Step(5, "extra", good + "CREATE TABL broken")])
-    assert migrate(sink.client, sink.database, [*steps(), Step(5, "extra", good)]) == ["0005_extra"]
+    with pytest.raises(StoreError, match="apply migration 0006_extra"):
+        migrate(sink.client, sink.database, [*steps(), Step(6, "extra", good + "CREATE TABL broken")])
+    assert migrate(sink.client, sink.database, [*steps(), Step(6, "extra", good)]) == ["0006_extra"]
 
 
 def test_a_database_name_is_a_name(sink: AdminSink) -> None:

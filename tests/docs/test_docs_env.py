@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from env.market_data import MarketData, SymbolBars
-from env.rewards import REWARDS
+from env.rewards import REWARDS, RewardInput
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 
@@ -29,7 +29,14 @@ def test_rewards_are_those_of_the_page():
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)[1:] == list(REWARDS)
 
 
-@pytest.mark.parametrize("name", re.findall(r"`(EnvSettings|TradingEnv|TradingVectorEnv|MarketData|Scaler)`", PAGE))
+def test_a_users_reward_gets_the_fields_of_the_page():
+    section = PAGE.partition("## Your own reward")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == RewardInput._fields
+
+
+@pytest.mark.parametrize(
+    "name", re.findall(r"`(EpisodeRecord|RewardInput|EnvSettings|TradingEnv|TradingVectorEnv|MarketData|Scaler)`", PAGE)
+)
 def test_names_of_the_page_can_be_imported_from_millrace(name):
     import millrace
 

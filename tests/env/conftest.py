@@ -12,6 +12,7 @@ from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 
 sys.path.insert(0, str(Path(__file__).parent))  # for reference_simulator
+pytest.register_assert_rewrite("reference_comparison")
 
 DAY = 86_400_000_000
 
@@ -29,12 +30,17 @@ BarsMaker = Callable[..., SymbolBars]
 
 
 def bars_of(
-    prices: Sequence[Sequence[float]] | np.ndarray, symbol: str = "CASE", base_row: int = 0, volume: object = None
+    prices: Sequence[Sequence[float]] | np.ndarray,
+    symbol: str = "CASE",
+    base_row: int = 0,
+    volume: object = None,
+    funding: object = None,
 ) -> SymbolBars:
     table = np.asarray(prices, dtype=np.float64)
     ts = np.arange(len(table), dtype=np.int64) * DAY
     volumes = np.full(len(table), 1_000.0) if volume is None else np.asarray(volume, dtype=np.float64)
-    return SymbolBars(symbol, base_row, ts, ts + DAY, *table.T, volumes)
+    rates = None if funding is None else np.asarray(funding, dtype=np.float64)
+    return SymbolBars(symbol, base_row, ts, ts + DAY, *table.T, volumes, rates)
 
 
 def random_prices(seed: int, rows: int, volatility: float = 0.02) -> np.ndarray:

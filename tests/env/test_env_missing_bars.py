@@ -47,7 +47,7 @@ def test_position_is_marked_at_the_last_price_with_a_stale_flag(case_env):
     assert steps["value"][1] == steps["value"][0]
     assert reward == 0.0
     assert np.isfinite(observation).all()
-    assert (observation[:-3] == 0.0).all()  # no news in the bar
+    assert (observation[:-5] == 0.0).all()  # no news in the bar
     assert env.episode_record().cancelled_orders == 0
 
 
@@ -70,7 +70,7 @@ def test_bar_with_one_missing_price_is_missing(make_bars):
 def test_episodes_start_after_leading_missing_bars(make_bars, prices_of):
     prices = prices_of(1, 20)
     prices[:6] = NAN
-    env = TradingEnv(MarketData([make_bars(prices, base_row=100)]), {"window": 4, "starts": "start"})
+    env = TradingEnv(MarketData([make_bars(prices, base_row=100)]), {"window": 4, "starts": "whole"})
     _, info = env.reset()
     assert info["start_row"] == 110
     with pytest.raises(InputError, match=r"start_row of 'CASE': expected 110\.\.118 .*got 105"):

@@ -72,12 +72,9 @@ def test_case_2_fee_and_slippage_of_a_round_trip():
     ]
 
 
-def test_case_4_all_in_and_out_at_a_flat_price():
+def test_cases_4_and_5_all_in_and_out_and_in_lots():
     run = play(simulate(flat(100, 100, 100), targets=(0.0, 1.0), fee=0.001), 1, 0)
     assert float(run.equity[-1]) == near(9_980.01998)
-
-
-def test_case_5_lots():
     run = play(simulate(BARS, targets=(0.0, 1.0), fee=0.001, lot=1.0), 1)
     assert (run.fills[0].quantity, run.cash, run.equity[1]) == (97, Decimal("96.106"), Decimal("10087.106"))
 
@@ -245,11 +242,7 @@ def test_case_17_a_missing_bar_fills_nothing_and_keeps_the_price():
     assert (run.fills, run.equity[-1]) == ([], 10_000)
     play(run, 1)
     assert [(fill.quantity, fill.step) for fill in run.fills] == [(200, 2)]
-
-
-def test_a_missing_bar_is_marked_and_borrowed_at_the_last_price():
-    bars = [*flat(100, 100), (NAN, NAN, NAN, NAN)]
-    run = play(simulate(bars, borrow=0.01, **QUANTITIES), -10, 0)
+    run = play(simulate([*flat(100, 100), (NAN, NAN, NAN, NAN)], borrow=0.01, **QUANTITIES), -10, 0)
     assert [float(value) for value in run.equity[1:]] == [9_990.0, 9_980.0]
 
 
@@ -328,11 +321,9 @@ def test_a_margin_call_at_the_open_cancels_the_orders_of_the_step():
 def test_an_account_of_several_positions_is_liquidated_at_an_open_alone():
     falling = [*flat(100, 100), (100, 100, 10, 100), *flat(70)]
     run = simulate({"A": falling, "B": flat(50, 50, 50, 50)}, portfolio=True, leverage=4.0, **QUANTITIES)
-    run.step([300.0, 100.0])
-    run.step([0.0, 0.0])
+    for action in ([300.0, 100.0], [0.0, 0.0], [0.0, 0.0]):
+        run.step(action)
     assert [fill.kind for fill in run.fills] == ["entry", "entry"]
-    run.step([0.0, 0.0])
-    assert [fill.kind for fill in run.fills[2:]] == []  # 10,000 − 9,000 is above 0
     assert run.equity[-1] == 1_000
 
 
@@ -396,10 +387,7 @@ def test_the_first_adverse_trigger_on_the_way_names_a_gap():
     settings = {"stop_loss": 0.1, "trailing_stop": 0.05, "targets": (0.0, 1.0)}
     run = play(simulate(flat(100, 100, 50), **settings), 1, 1)
     assert [(fill.kind, fill.price) for fill in run.fills[1:]] == [("trailing_stop", 50)]
-
-
-def test_equal_triggers_are_a_stop_loss():
-    settings = {"stop_loss": 0.1, "trailing_stop": 0.1, "targets": (0.0, 1.0)}
+    settings["trailing_stop"] = 0.1  # equal ones: the stop-loss
     run = play(simulate([*flat(100), (100, 100, 80, 95)], **settings), 1)
     assert [(fill.kind, fill.price) for fill in run.fills[1:]] == [("stop_loss", 90)]
 

@@ -6,15 +6,18 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from env_kinds import market, settings_of
 
 from env.rewards import REWARDS, RewardInput, reward_function
 from env.settings import EnvSettings
+from env.trading_env import TradingEnv
+from env.vector_env import TradingVectorEnv
 from schemas.errors import InputError, SettingsError
 
 CURVE = [10_000.0, 10_200.0, 9_900.0, 10_500.0, 10_500.0, 8_000.0, 8_400.0]
 
 
-def settings_of(reward: str, **values: object) -> EnvSettings:
+def paid_by(reward: str, **values: object) -> EnvSettings:
     return EnvSettings.model_validate({"reward": reward} | values)
 
 
@@ -23,7 +26,7 @@ def step_of(before: float, after: float, peak: float, number: int = 0) -> Reward
 
 
 def along(reward: str, curve: list[float] = CURVE, **values: object) -> list[float]:
-    function = reward_function(settings_of(reward, **values))
+    function = reward_function(paid_by(reward, **values))
     peaks = np.maximum.accumulate(curve).tolist()
     return [function(step_of(curve[n], curve[n + 1], peaks[n], n)) for n in range(len(curve) - 1)]
 
@@ -68,7 +71,7 @@ def test_differential_sharpe_is_the_derivative_of_the_moving_sharpe_ratio_in_its
 
 
 def test_differential_sharpe_begins_each_episode_anew():
-    function = reward_function(settings_of("differential_sharpe"), 2)
+    function = reward_function(paid_by("differential_sharpe"), 2)
 
     def step(equity: list[float]) -> list[float]:
         before = np.full(2, 100.0)
@@ -77,7 +80,7 @@ def test_differential_sharpe_begins_each_episode_anew():
         return list(function(given))
 
     step([101.0, 101.0])
-    function.begin(1)
+    function.begin([1])
     again = step([99.0, 99.0])
     assert again[0] != 0.0
     assert again[1] == 0.0
@@ -88,7 +91,7 @@ def test_a_batch_gives_bit_by_bit_what_one_environment_gives(reward):
     rng = np.random.default_rng(1)
     curves = 10_000.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, (50, 17)), axis=0))
     peaks = np.maximum.accumulate(curves, axis=0)
-    function = reward_function(settings_of(reward), 17)
+    function = reward_function(paid_by(reward), 17)
     rows = np.arange(17)
     batch = [
         function(RewardInput(*curves[n : n + 2], peaks[n], curves[n], curves[n], curves[n], rows, rows))
@@ -110,7 +113,7 @@ def test_a_batch_gives_bit_by_bit_what_one_environment_gives(reward):
     ],
 )
 def test_ruin_is_paid_a_finite_negative_number(reward, expected):
-    function = reward_function(settings_of(reward))
+    function = reward_function(paid_by(reward))
     assert function(step_of(10_000.0, -500.0, peak=20_000.0)) == pytest.approx(expected)
 
 
@@ -139,20 +142,54 @@ def test_function_of_the_user_gets_arrays_and_gives_one_reward_each(user_module)
 
     user_module.half = half
     name = f"{user_module.__name__}:half"
-    assert reward_function(settings_of(name))(step_of(10.0, 12.0, 10.0, 3)) == 1.0
+    assert reward_function(paid_by(name))(step_of(10.0, 12.0, 10.0, 3)) == 1.0
     assert all(value.shape == (1,) for value in seen[0])
     assert seen[0].row.dtype == np.int64
     two = RewardInput(*(np.full(2, number) for number in (10.0, 14.0, 10.0, 1.0, 0.0, 1.0, 3, 3)))
-    assert reward_function(settings_of(name), 2)(two).tolist() == [2.0, 2.0]
+    assert reward_function(paid_by(name), 2)(two).tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["targets", "portfolio: weights"])
+def test_function_of_the_user_sees_the_accounts_of_every_face(user_module, kind):
+    seen: list[RewardInput] = []
+
+    def growth(given: RewardInput) -> np.ndarray:
+        seen.append(given)
+        return given.equity / given.equity_before - 1.0
+
+    user_module.growth = growth
+    settings = settings_of(kind, reward=f"{user_module.__name__}:growth", reward_scale=10.0)
+    data = market(settings)
+    env, vector = TradingEnv(data, settings), TradingVectorEnv(data, settings, num_envs=3)
+    _, info = env.reset(seed=1)
+    vector.reset(seed=1)
+    vector.action_space.seed(1)
+    for number in range(5):
+        actions = vector.action_space.sample()
+        seen.clear()
+        reward, rewards = env.step(actions[0])[1], vector.step(actions)[1]
+        one, three = seen
+        held = (3,) if settings.portfolio else ()
+        assert (one.equity.shape, one.position.shape, one.price.shape) == ((1,), (1, *held), (1, *held))
+        assert (three.equity.shape, three.position.shape, three.price.shape) == ((3,), (3, *held), (3, *held))
+        assert three.equity == pytest.approx(three.cash + (three.position * three.price).reshape(3, -1).sum(axis=1))
+        assert (one.row.tolist(), one.step.tolist()) == ([info["start_row"] + number + 1], [number])
+        for alone, batch in zip(one, three, strict=True):
+            assert alone.dtype == batch.dtype
+            assert np.array_equal(alone[0], batch[0])
+        assert reward == rewards[0] == 10.0 * (one.equity[0] / one.equity_before[0] - 1.0)
+    record = env.episode_record()
+    assert record.total_reward == pytest.approx(sum(np.diff(record.equity) / record.equity[:-1]))
+    assert one.peak[0] == max(record.equity[:-1])
 
 
 def test_function_of_the_user_that_gives_nan_or_another_shape_is_told_by_name(user_module):
     user_module.bad = lambda given: np.log(given.equity - 12.0)
     user_module.one = lambda _: 1.0
     with np.errstate(divide="ignore"), pytest.raises(InputError, match=r":bad', environment 0: .*finite.* got -inf"):
-        reward_function(settings_of(f"{user_module.__name__}:bad"))(step_of(10.0, 12.0, 10.0))
+        reward_function(paid_by(f"{user_module.__name__}:bad"))(step_of(10.0, 12.0, 10.0))
     with pytest.raises(InputError, match=r":one': expected an array \(1,\), one reward per environment, got"):
-        reward_function(settings_of(f"{user_module.__name__}:one"))(step_of(10.0, 12.0, 10.0))
+        reward_function(paid_by(f"{user_module.__name__}:one"))(step_of(10.0, 12.0, 10.0))
 
 
 @pytest.mark.parametrize(
@@ -166,4 +203,4 @@ def test_function_of_the_user_that_gives_nan_or_another_shape_is_told_by_name(us
 )
 def test_unknown_reward_is_one_clear_line(reward, words):
     with pytest.raises(SettingsError, match=words):
-        reward_function(settings_of(reward))
+        reward_function(paid_by(reward))

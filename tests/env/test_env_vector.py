@@ -144,6 +144,9 @@ def test_make_vec_makes_it_and_its_vector_wrappers_work():
     assert infos["episode"]["l"].tolist() == [20, 20, 20]
     assert infos["episode"]["r"][0] == pytest.approx(vector.episode_record(0).total_reward)
     wrapped.close()
+    listed = gymnasium.wrappers.vector.DictInfoToList(TradingVectorEnv(market(PLAIN), PLAIN, num_envs=2))
+    _, infos = listed.reset(seed=1)
+    assert [set(info) for info in infos] == [{"symbol", "start_row"}] * 2
 
 
 # -- autoreset, records, infos ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 def equities(text: str) -> dict[str, float]:
-    rows = re.findall(rf"^(\w[\w ]*?) +{MONEY} +\d+\.\d%", text, re.MULTILINE)
+    rows = re.findall(rf"^(\w[\w ]*?) +{MONEY} +-?\d+\.\d%", text, re.MULTILINE)
     return {name: float(value.replace(",", "")) for name, value in rows}
 
 
@@ -33,7 +33,11 @@ def test_plain_gymnasium(monkeypatch, capsys):
 
 
 def test_stable_baselines3(monkeypatch, capsys):
+    import torch
+
+    threads = torch.get_num_threads()
     text = run("trading_env_sb3.py", monkeypatch, capsys, "--steps", "1024")
+    torch.set_num_threads(threads)  # as other tests found it
     found = equities(text)
     assert set(found) == {"PPO", "flat", "buy_and_hold", "sma_cross", "momentum", "random"}
     assert found["flat"] == 10_000.0
