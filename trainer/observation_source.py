@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from env.market_data import MarketData
-from env.market_model import OBSERVATION_LIMIT
+from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.settings import EnvSettings
 from schemas.errors import WindowError

@@ -10,7 +10,7 @@ import pytest
 from ray.rllib.env.env_context import EnvContext
 
 from env.market_data import MarketData
-from env.market_model import OBSERVATION_LIMIT
+from env.observation import OBSERVATION_LIMIT
 from env.padding import room_of
 from env.scaler import Scaler
 from env.settings import EnvSettings
