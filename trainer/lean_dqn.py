@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from ray.rllib.algorithms.dqn.dqn_learner import QF_NEXT_PREDS, QF_PREDS, QF_TARGET_NEXT_PREDS
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
 from ray.rllib.core.columns import Columns
+from torch.nn.functional import huber_loss, mse_loss
 
 from trainer.lean_learner import Batch, LeanLearner
 from trainer.transitions import Transitions
@@ -38,6 +41,23 @@ class LeanDQNLearner(LeanLearner, DQNTorchLearner):
                 parts = [column.split(size) for column in columns.values()]
                 for part in zip(*parts, strict=True):
                     yield dict(zip(columns, part, strict=True))
+
+    def has_bare_loss(self) -> bool:
+        """For expected values, not for distributions of them."""
+        return bool(self.config.num_atoms == 1)
+
+    def bare_loss(self, batch: Batch, forward: dict[str, Any]) -> torch.Tensor:
+        """Huber or squared TD errors, weighted; double Q-learning chooses by the online network."""
+        chosen = batch[Columns.ACTIONS].long().unsqueeze(-1)
+        values = forward[QF_PREDS].gather(-1, chosen).squeeze(-1)
+        with torch.no_grad():
+            following = forward[QF_TARGET_NEXT_PREDS]
+            best = (forward[QF_NEXT_PREDS] if self.config.double_q else following).argmax(-1, keepdim=True)
+            discount = self.config.gamma ** batch["n_step"] * ~batch[Columns.TERMINATEDS]
+            targets = batch[Columns.REWARDS] + discount * following.gather(-1, best).squeeze(-1)
+            self.note_td_errors((values - targets).abs())
+        loss = huber_loss if self.config.td_error_loss_fn == "huber" else mse_loss
+        return (batch["weights"] * loss(values, targets, reduction="none")).mean()
 
     def _columns(self, transitions: Transitions) -> Batch:
         everything = np.arange(len(transitions))

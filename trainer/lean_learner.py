@@ -1,6 +1,6 @@
 """What the lean learners share: gradient steps on rollouts, without RLlib's per-episode and per-minibatch plumbing.
 
-The loss, the optimizers, the schedules and the target networks are RLlib's own code, called on tensors that are
+The losses, the optimizers, the schedules and the target networks are RLlib's own code, called on tensors that are
 gathered out of the window. What is left out: connector pipelines, batch classes, and metrics of minibatches that the
 next minibatch overwrites.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.apis.self_supervised_loss_api import SelfSupervisedLossAPI
 from ray.rllib.utils.metrics import (
     MODULE_TRAIN_BATCH_SIZE_MEAN,
     NUM_ENV_STEPS_TRAINED,
@@ -56,6 +57,7 @@ class LeanLearner(TorchLearner):
 
     metrics: Any
     _plain: bool
+    _bare: bool
     _sources: dict[str, ObservationSource]
     _td_errors: list[torch.Tensor]
 
@@ -112,7 +114,9 @@ class LeanLearner(TorchLearner):
         count, batches = self.minibatches(taken, **how)
         optimizers = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
         self._plain = has_plain_steps(self.config) and all(is_plain_adam(optimizer) for _, optimizer in optimizers)
-        self.module[DEFAULT_MODULE_ID].train()
+        module = self.module[DEFAULT_MODULE_ID]
+        module.train()
+        self._bare = self.has_bare_loss() and not isinstance(module.unwrapped(), SelfSupervisedLossAPI)
         for number, batch in enumerate(batches, start=1):
             is_last = number == count
             steps += len(batch[Columns.OBS])
@@ -125,6 +129,10 @@ class LeanLearner(TorchLearner):
                     self.after_gradient_based_update(timesteps=timesteps)
         self._log_trained(version, steps, count, sum(len(one) for one in taken))
         return self.metrics.reduce() if report else None
+
+    def note_td_errors(self, errors: torch.Tensor) -> None:
+        """Keep the absolute TD errors of a minibatch (n,)."""
+        self._td_errors.append(errors)
 
     def td_errors(self) -> NDArray[np.float32]:
         """Absolute TD errors of the last update, (n,) in the order of its transitions."""
@@ -163,8 +171,12 @@ class LeanLearner(TorchLearner):
 
     def _gradient_step(self, batch: Batch, is_last: bool) -> dict[str, torch.Tensor]:
         """Forward, RLlib's loss, backward, clip, step."""
-        forward = {DEFAULT_MODULE_ID: train_forward(self.module[DEFAULT_MODULE_ID], batch)}
-        losses: dict[str, torch.Tensor] = self.compute_losses(fwd_out=forward, batch={DEFAULT_MODULE_ID: batch})
+        forward = train_forward(self.module[DEFAULT_MODULE_ID], batch)
+        losses: dict[str, torch.Tensor]
+        if self._bare and not is_last:
+            losses = {DEFAULT_MODULE_ID: self.bare_loss(batch, forward)}
+        else:
+            losses = self.compute_losses(fwd_out={DEFAULT_MODULE_ID: forward}, batch={DEFAULT_MODULE_ID: batch})
         if not self._plain:
             self.apply_gradients(self.postprocess_gradients(self.compute_gradients(losses)))
             return losses
@@ -186,6 +198,14 @@ class LeanLearner(TorchLearner):
                 self.metrics.log_value((DEFAULT_MODULE_ID, f"gradients_{name}_global_norm"), norm, window=1)
             step(optimizer)
         return losses
+
+    def has_bare_loss(self) -> bool:
+        """Whether ``bare_loss`` is RLlib's loss, with this module and these settings."""
+        return False
+
+    def bare_loss(self, batch: Batch, forward: dict[str, Any]) -> torch.Tensor:
+        """RLlib's loss without the metrics that it computes beside it, for minibatches that report none."""
+        raise NotImplementedError
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss."""

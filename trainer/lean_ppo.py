@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from trainer.lean_learner import Batch, LeanLearner
@@ -108,6 +109,29 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
                 left = np.concatenate([left, one])
             yield left[:size]
             left = left[size:]
+
+    def has_bare_loss(self) -> bool:
+        """For discrete actions and a critic, without the KL term."""
+        distribution = self.module[DEFAULT_MODULE_ID].unwrapped().get_train_action_dist_cls()
+        return distribution is TorchCategorical and self.config.use_critic and not self.config.use_kl_loss
+
+    def bare_loss(self, batch: Batch, forward: dict[str, Any]) -> torch.Tensor:
+        """Clipped surrogate, clipped squared errors of the values, entropy."""
+        config = self.config
+        logps = torch.log_softmax(forward[Columns.ACTION_DIST_INPUTS], -1)
+        logp = logps.gather(-1, batch[Columns.ACTIONS].long().unsqueeze(-1)).squeeze(-1)
+        ratio = (logp - batch[Columns.ACTION_LOGP]).exp()
+        advantages = batch[Postprocessing.ADVANTAGES]
+        clipped = ratio.clamp(1 - config.clip_param, 1 + config.clip_param)
+        values = self.module[DEFAULT_MODULE_ID].unwrapped().compute_values(batch, forward.get(Columns.EMBEDDINGS))
+        errors = (values - batch[Postprocessing.VALUE_TARGETS]).square()
+        if config.vf_clip_param != math.inf:
+            errors = errors.clamp(max=config.vf_clip_param)
+        loss = config.vf_loss_coeff * errors - torch.minimum(advantages * ratio, advantages * clipped)
+        entropy_coeff = float(self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value())
+        if entropy_coeff:
+            loss = loss + entropy_coeff * (logps.exp() * logps).sum(-1)
+        return loss.mean()
 
     def _steps(self, rollout: Rollout, module: Any) -> Batch:
         """Columns (n, …) of a rollout's steps, advantages not yet standardised."""

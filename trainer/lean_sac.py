@@ -20,3 +20,7 @@ class LeanSACLearner(LeanDQNLearner, SACTorchLearner):
         """Gradients of critics, policy and temperature."""
         loss.backward()
         forget_sac_losses(self)
+
+    def has_bare_loss(self) -> bool:
+        """SAC's losses are RLlib's in every minibatch."""
+        return False

@@ -144,6 +144,27 @@ def test_minibatches_of_several_epochs_visit_each_step_once_an_epoch() -> None:
     assert len(list(learner.minibatches([rollout], minibatch_size=30)[1])) == 4  # 120 of 100: the last is filled up
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"use_kl_loss": False, "vf_clip_param": 0.5, "entropy_coeff": 0.02},
+        {"use_kl_loss": False, "vf_clip_param": float("inf"), "grad_clip": 0.1},
+    ],
+)
+def test_minibatches_without_a_report_have_rllibs_loss(
+    training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = make(LeanPPOLearner, **training), make(LeanPPOLearner, **training)
+    assert ours.has_bare_loss()
+    assert not make(LeanPPOLearner, continuous=True, **training).has_bare_loss()
+    assert not make(LeanPPOLearner).has_bare_loss()
+    monkeypatch.setattr(theirs, "has_bare_loss", lambda: False)
+    rollout = act(FakeRunner(5, full=True, size=SIZE).sample(20), ours)
+    for learner in (ours, theirs):
+        learn(learner, [rollout], num_epochs=4, minibatch_size=25, shuffle_batch_per_epoch=True)
+    assert largest_difference(ours, theirs) < 1e-5
+
+
 def test_seeds_reproduce_and_minibatches_learn() -> None:
     learners = [make(LeanPPOLearner) for _ in range(2)]
     rollout = act(FakeRunner(5, full=True, size=SIZE).sample(20), learners[0])
