@@ -29,7 +29,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from schemas.errors import InputError
+from schemas.errors import InputError, SettingsError
 from trainer.lean_adam import clip, global_norm, gradients_of, is_plain_adam, step
 from trainer.observation_source import ObservationSource
 from trainer.rllib_private import has_plain_steps, next_weights_version, train_forward
@@ -62,9 +62,20 @@ class LeanLearner(TorchLearner):
     _td_errors: list[torch.Tensor]
 
     def build(self) -> None:
-        """As RLlib's."""
+        """As RLlib's.
+
+        Raises:
+            SettingsError: The module carries a state from step to step: only whole sequences could train it.
+        """
         super().build()
         self._sources = {}
+        self._td_errors = []
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        if module.is_stateful():
+            raise SettingsError(
+                f"{type(self).__name__}: expected a module without a recurrent state, got {type(module).__name__}; set "
+                'train.fast_path to "off", or use a model that reads its window anew, such as kind = "lstm"'
+            )
 
     def minibatches(self, taken: Sequence[Any], **how: Any) -> tuple[int, Iterator[Batch]]:
         """How many minibatches there are to learn from, and these in order.

@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from rollout_makers import FakeRunner, as_episodes, largest_difference, parameters, quick_learners
 
-from schemas.errors import InputError
+from schemas.errors import InputError, SettingsError
 from trainer.lean_ppo import LeanPPOLearner, generalized_advantages
 from trainer.rollout import Rollout
 
@@ -259,6 +259,14 @@ def test_optimizer_states_are_exchanged_with_rllibs_learner() -> None:
         assert groups[0] == groups[1]
         pairs[first.__name__] = groups
     assert not pairs["LeanPPOLearner"][0][0]["fused"]
+
+
+def test_a_recurrent_module_is_refused_by_name() -> None:
+    config = PPOConfig().rl_module(model_config={"use_lstm": True, "max_seq_len": 4, "lstm_cell_size": 4})
+    config.learners(learner_class=LeanPPOLearner)
+    spaces = {DEFAULT_MODULE_ID: (gym.spaces.Box(-1, 1, (SIZE,), np.float32), gym.spaces.Discrete(3))}
+    with pytest.raises(SettingsError, match=r"without a recurrent state, got .*; set train.fast_path to \"off\""):
+        config.build_learner(spaces=spaces)
 
 
 def test_rllibs_episodes_are_refused_by_name() -> None:

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from schemas.errors import OutboxError
+from trainer import rllib_private
 from trainer.batched_runner import BatchedEnvRunner
 from trainer.callbacks import driver_callbacks, finish_run
 from trainer.rllib_private import (
@@ -105,3 +110,34 @@ def test_an_algorithm_without_event_callbacks_is_told_so(algorithm: Any) -> None
     for act in (finish_run, driver_callbacks):
         with pytest.raises(OutboxError, match=r"expected EventCallbacks among its callbacks.*config.callbacks\(\)"):
             act(algorithm)
+
+
+def test_what_lean_learners_take_from_rllib_is_where_it_was(algorithm: Any) -> None:
+    learner, runner, config = algorithm.learner_group._learner, algorithm.env_runner, algorithm.config
+    version = rllib_private.next_weights_version(learner)
+    assert learner.get_state()["weights_seq_no"] == version
+    with torch.no_grad():
+        for parameter in learner.module[DEFAULT_MODULE_ID].parameters():
+            parameter.add_(1.0)
+    rllib_private.copy_weights(learner, runner)
+    assert runner.get_state()["weights_seq_no"] == version
+    theirs = learner.module[DEFAULT_MODULE_ID].state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in runner.module.state_dict().items())
+    seen = {"obs": torch.zeros(3, 4)}
+    forward = rllib_private.train_forward(learner.module[DEFAULT_MODULE_ID], seen)
+    acted = rllib_private.act_forward(runner.module, seen, explore=True, timestep=0)
+    assert torch.allclose(forward["action_dist_inputs"], acted["action_dist_inputs"])
+    assert rllib_private.learner_class_setting(config) is None
+    assert rllib_private.has_plain_steps(config)
+    assert not rllib_private.has_plain_steps(
+        config.copy(copy_frozen=False).training(grad_clip=1.0, grad_clip_by="value")
+    )
+    assert hasattr(Algorithm, "_create_local_replay_buffer_if_necessary")
+
+
+def test_updates_follow_rllibs_reckoning_of_the_training_intensity() -> None:
+    config = DQNConfig().env_runners(num_envs_per_env_runner=8, rollout_fragment_length=8)
+    config.training(train_batch_size_per_learner=16)
+    assert rllib_private.replay_weights(config) == (1, 1)
+    assert rllib_private.replay_weights(config.training(training_intensity=2.0)) == (1, 8)
+    assert rllib_private.replay_weights(config.training(training_intensity=0.125)) == (2, 1)
