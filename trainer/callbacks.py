@@ -24,8 +24,6 @@ import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from env.episode_record import EpisodeRecord
-from env.settings import EnvSettings
 from eventlog.forwarder_control import ensure_forwarder
 from eventlog.outbox import Publisher, claim_attempt
 from schemas.errors import OutboxError
@@ -33,8 +31,9 @@ from schemas.ids import Role
 from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, RunStarted, RunStatus
 from schemas.times import wall_now
 from trainer import episode_events
-from trainer.environments import Lineage, follow_window, register
-from trainer.episode_events import Beginning, EpisodeFacts
+from trainer.env_facts import beginning_of, lineage_of, record_of
+from trainer.environments import follow_window, register
+from trainer.episode_events import EpisodeFacts
 from trainer.fragments import Taken
 from trainer.rllib_private import runner_callbacks
 from trainer.rollout import Rollout
@@ -134,7 +133,7 @@ class EventCallbacks(RLlibCallback):
             self._earlier.pop(self._facts[env_index].rllib_episode_id, None)
         number = self._numbers[env_index]
         self._numbers[env_index] += 1
-        lineage = _lineage(env, env_index)
+        lineage = lineage_of(env, env_index)
         facts = EpisodeFacts(
             episode_id=self.publisher.publisher_id.episode(env_index, number),
             rllib_episode_id=str(episode.id_),
@@ -148,7 +147,7 @@ class EventCallbacks(RLlibCallback):
             started_at=wall_now(),
         )
         self._facts[env_index] = facts
-        beginning = _beginning(_sub_env(env, env_index), episode)
+        beginning = beginning_of(env, env_index, episode)
         self._pending.append(episode_events.started(facts, self.iteration, beginning, lineage))
 
     def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
@@ -160,8 +159,8 @@ class EventCallbacks(RLlibCallback):
             self.iteration,
             wall_now(),
             taken.outcome(episode),
-            _record(env, env_index),
-            _lineage(env, env_index),
+            record_of(env, env_index),
+            lineage_of(env, env_index),
             record_steps=self.settings.record_steps,
         )
         self._pending.extend(payloads)
@@ -381,30 +380,3 @@ def _foreach(
     # A runner that does not answer is being replaced; it learns the same in on_env_runners_recreated.
     answers = group.foreach_env_runner(apply, timeout_seconds=timeout_s)
     return [failure for answer in answers for failure in answer if failure is not None]
-
-
-def _sub_env(env: Any, env_index: int) -> Any:
-    """One environment of several, or their vector environment where they are arrays."""
-    envs = getattr(env, "envs", None)
-    return envs[env_index].unwrapped if envs is not None else env
-
-
-def _beginning(sub_env: Any, episode: Any) -> Beginning:
-    """What ``reset`` has told. The record is taken once, at the end of the episode: it is made of all its steps."""
-    settings = getattr(sub_env, "settings", None)
-    if not isinstance(settings, EnvSettings):
-        return Beginning()
-    info = episode.get_infos(0)
-    return Beginning(info["symbol"], info["start_row"], settings.initial_cash)
-
-
-def _record(env: Any, env_index: int) -> EpisodeRecord | None:
-    take = getattr(_sub_env(env, env_index), "episode_record", None)
-    if not callable(take):
-        return None
-    record: EpisodeRecord = take() if hasattr(env, "envs") else take(env_index)
-    return record
-
-
-def _lineage(env: Any, env_index: int) -> Lineage | None:
-    return getattr(_sub_env(env, env_index), "lineage", None)
