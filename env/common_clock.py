@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from env.bars import Bars, Flags, Floats, Ints
 from env.bars_per_year import bars_per_year
 from env.features import Recipe
-from env.padding import with_room
+from env.padding import room_of, with_room, without_room
 from env.scaler import Scaler
 
 
@@ -94,8 +94,15 @@ class CommonClock:
         return self._scaled[2]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the scaled features: they are made again where they are needed."""
-        return self.__dict__ | {"_scaled": None}
+        """Scaled features go along, with their room: processes that share these arrays share those, too."""
+        scaled = self._scaled and (*self._scaled[:2], room_of(self._scaled[2]))
+        return self.__dict__ | {"_scaled": scaled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._scaled is not None:
+            version, limit, roomy = self._scaled
+            self._scaled = (version, limit, without_room(roomy))
 
     def _spread(self, bars: Bars, rows: Ints) -> Bars:
         """Bars of one symbol at the times ``rows``, with missing ones between them."""

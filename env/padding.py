@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
@@ -24,3 +25,13 @@ def room_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
     if isinstance(roomy, np.ndarray) and roomy.shape == (len(features) + ROOM, features.shape[1]):
         return roomy
     return room_of(with_room(features))
+
+
+def without_room(roomy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the features (N, F) of an array that has room, (N + ROOM, F), so that ``room_of`` finds it again."""
+    # The base of a view is what owns the memory, which is not the array itself if that was unpickled: through a plain
+    # buffer it is. (Of a memoryview numpy would take what that looks at.)
+    memory: Any = roomy
+    buffer: Any = PickleBuffer(memory)
+    whole: NDArray[np.float32] = np.ndarray(roomy.shape, roomy.dtype, buffer=buffer)
+    return whole[: len(whole) - ROOM]

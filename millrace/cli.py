@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tomli_w
 import typer
 
-from millrace import cli_features, cli_parts
+from millrace import cli_features, cli_offline, cli_parts
 from millrace.cli_log import dlq_app, topics_app
 from millrace.cli_options import ConfigOption, JsonOption, SetOption, print_json
 from millrace.settings import load_settings
@@ -37,6 +37,7 @@ local_app = typer.Typer(help="The engines on this machine: log, store and consum
 app.add_typer(local_app, name="local")
 
 cli_parts.add_to(app)
+cli_offline.add_to(app)
 cli_features.add_to(app)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,13 +119,19 @@ def train_agent(
     """
     from trainer.loop import Job, train
 
+    if settings.ray.address:
+        # Ray's own name for it, which its tools know, too.
+        os.environ["RAY_ADDRESS"] = settings.ray.address
+
     def show(iteration: Iteration) -> None:
-        mean = "no episode yet" if iteration.return_mean is None else f"mean return {iteration.return_mean:+.4f}"
-        rate = iteration.env_steps / iteration.seconds
-        say(
-            f"iteration {iteration.number}/{iteration.total}: {iteration.env_steps_total:,} env steps, "
-            f"{rate:,.0f} env steps/s, {mean}, {after_iteration()}"
-        )
+        said = f"iteration {iteration.number}/{iteration.total}: "
+        if iteration.env_steps_total:
+            mean = "no episode yet" if iteration.return_mean is None else f"mean return {iteration.return_mean:+.4f}"
+            rate = iteration.env_steps / iteration.seconds
+            said += f"{iteration.env_steps_total:,} env steps, {rate:,.0f} env steps/s, {mean}, "
+        else:
+            said += f"{iteration.seconds:.1f} s on recorded episodes, "
+        say(said + after_iteration())
 
     job = Job(
         data=settings.data,
@@ -155,12 +162,11 @@ def train_agent(
 
 
 def check_algorithm(settings: Settings) -> None:
-    """Refuse what RLlib would refuse, before anything is started.
+    """Refuse what RLlib would refuse, or cannot do with these actions, before anything is started.
 
     Raises:
-        SettingsError: an unknown algorithm, method or argument, or actions that the algorithm cannot choose.
+        SettingsError: an unknown algorithm, method, argument or model; actions that the algorithm cannot learn.
     """
-    from trainer.algorithm import check_actions, new_config
+    from trainer.algorithm_checks import check_algorithm as check
 
-    new_config(settings.algorithm)
-    check_actions(settings.algorithm, settings.env)
+    check(settings.algorithm, settings.env, settings.data)

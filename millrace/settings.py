@@ -108,6 +108,16 @@ class ClickHouseSettings(BaseModel):
         return refuse_mask(password, "CLICKHOUSE__PASSWORD")
 
 
+class RaySettings(BaseModel):
+    """Where training runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = Field(
+        "", description="HOST:PORT of a Ray cluster, or auto; none: that of RAY_ADDRESS, or a Ray of our own."
+    )
+
+
 class FeedSettings(BaseModel):
     """The bars to replay."""
 
@@ -133,6 +143,7 @@ class Settings(BaseModel):
     env: EnvSettings = EnvSettings()
     algorithm: AlgorithmSettings = AlgorithmSettings()
     train: TrainSettings = TrainSettings()
+    ray: RaySettings = RaySettings()
     outbox: OutboxSettings | None = Field(None, description="None: below local.state_dir, with its defaults.")
 
     @property

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Split = Literal["train", "test", "live"]
+Split = Literal["train", "validation", "test", "live"]
 
 
 class Payload(BaseModel):

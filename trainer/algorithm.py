@@ -18,67 +18,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from env.settings import EnvSettings
-from env.spaces import action_space
 from schemas.errors import SettingsError
+from trainer.algorithm_defaults import RLLIB_NAMES, default_tables, with_model_defaults
 from trainer.callbacks import EventCallbacks, add_callbacks
 from trainer.environments import ENV_ID, register
+from trainer.models import as_module_spec, check_model, use_model
 from trainer.settings import AlgorithmSettings, EnvConfig, EventSettings
-
-# RLlib evaluates only where an interval is set; the loop asks for the evaluation itself.
-_NEVER_BY_ITSELF = 2**31 - 1
-
-_COMMON: dict[str, dict[str, Any]] = {
-    "env_runners": {"num_env_runners": 2, "num_envs_per_env_runner": 8},
-    "rl_module": {"model_config": {"fcnet_hiddens": [64, 64], "fcnet_activation": "relu"}},
-    # RLlib waits 60 s before it restarts a runner.
-    "fault_tolerance": {"restart_failed_env_runners": True, "delay_between_env_runner_restarts_s": 1.0},
-    "debugging": {"log_level": "ERROR"},
-    "evaluation": {
-        "evaluation_interval": _NEVER_BY_ITSELF,
-        "evaluation_num_env_runners": 0,
-        "evaluation_duration_unit": "episodes",
-    },
-}
-
-# Where RLlib's own defaults do not suit trading windows: PPO's 30 epochs, DQN's update after every single step.
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "DQN": {
-        "training": {
-            "lr": 5e-4,
-            "gamma": 0.95,
-            # The next bar alone is mostly noise, and an agent that follows it pays for it in costs at every turn.
-            "n_step": 5,
-            "train_batch_size": 64,
-            # Steps replayed to steps sampled, in RLlib's count, which takes two runners for three: it makes 6 updates
-            # after each 128 env steps of 2 runners with 8 environments.
-            "training_intensity": 2.0,
-            "target_network_update_freq": 1_000,
-            "num_steps_sampled_before_learning_starts": 1_000,
-            "epsilon": [[0, 1.0], [10_000, 0.05]],
-            "replay_buffer_config": {"type": "EpisodeReplayBuffer", "capacity": 50_000},
-        },
-        # A round of sampling costs more by its calls than by its steps.
-        "env_runners": {"rollout_fragment_length": 8},
-        "reporting": {"min_sample_timesteps_per_iteration": 1_000},
-    },
-    "PPO": {
-        "training": {
-            "lr": 3e-4,
-            "gamma": 0.9,
-            "lambda_": 0.9,
-            "train_batch_size_per_learner": 4_096,
-            "minibatch_size": 512,
-            "num_epochs": 4,
-            "use_kl_loss": False,
-            "vf_clip_param": 1e9,
-            "grad_clip": 0.5,
-        },
-    },
-}
-
-
-# Those that are not here choose from any space.
-_ACTION_SPACES = {"CQL": ("Box",), "DQN": ("Discrete",), "SAC": ("Box", "Discrete")}
 
 _METHODS = (
     "api_stack",
@@ -112,10 +57,10 @@ _OURS = {
 
 
 def known_algorithms() -> list[str]:
-    """Names of the algorithms that this RLlib exports."""
+    """Names of the algorithms that this RLlib exports, and ours for what it has under another name."""
     names = {name.removesuffix("Config") for name in algorithms.__all__ if name.endswith("Config")}
     # `Impala` is an old spelling of the same class, `Algorithm` the abstract base.
-    return sorted(names - {"Algorithm", "Impala"})
+    return sorted((names - {"Algorithm", "Impala"}) | RLLIB_NAMES.keys())
 
 
 def new_config(settings: AlgorithmSettings) -> AlgorithmConfig:
@@ -131,26 +76,12 @@ def new_config(settings: AlgorithmSettings) -> AlgorithmConfig:
             f"algorithm.name {settings.name!r}: expected one of {', '.join(known)}{_near(settings.name, known)}"
         )
     _refuse_ours(settings.tables)
-    config: AlgorithmConfig = getattr(algorithms, f"{settings.name}Config")()
-    for tables in (_COMMON, _DEFAULTS.get(settings.name, {}), settings.tables):
+    config: AlgorithmConfig = getattr(algorithms, f"{RLLIB_NAMES.get(settings.name, settings.name)}Config")()
+    for tables in (*default_tables(settings.name), with_model_defaults(settings.tables)):
         for method, arguments in tables.items():
             _apply(config, settings.name, method, arguments)
+    check_model(config, settings.tables.get("rl_module", {}).get("model_config", {}))
     return config
-
-
-def check_actions(settings: AlgorithmSettings, env: EnvSettings) -> None:
-    """Refuse an algorithm that cannot choose the actions of the environment, before anything is started.
-
-    Raises:
-        SettingsError: the algorithm does not know such an action space; names those that it knows.
-    """
-    space = type(action_space(env, 1)).__name__
-    known = _ACTION_SPACES.get(settings.name, (space,))
-    if space not in known:
-        raise SettingsError(
-            f"algorithm.name {settings.name!r}: expected an action space {' or '.join(known)}, got {space} from "
-            f"env.actions {env.actions!r} with env.portfolio {str(env.portfolio).lower()}; PPO can do all of them"
-        )
 
 
 def build_config(
@@ -170,6 +101,7 @@ def build_config(
     register()
     config.environment(ENV_ID, env_config=train.model_dump(mode="json"))
     config.debugging(seed=train.seed)
+    use_model(config, settings.name, EnvSettings.from_mapping(train.settings))
     add_callbacks(config, partial(EventCallbacks, events), partial(SeedReplayBuffer, train.seed))
     config.evaluation(
         evaluation_duration=test_episodes,
@@ -212,7 +144,7 @@ def _apply(config: AlgorithmConfig, algorithm: str, method: str, arguments: Any)
             raise SettingsError(
                 f"algorithm.{method}.{name}: {algorithm}Config.{method}() has no such argument{_near(name, allowed)}"
             )
-    values = {name: _resolve(f"algorithm.{method}.{name}", value) for name, value in arguments.items()}
+    values = {name: as_module_spec(_resolve(f"algorithm.{method}.{name}", value)) for name, value in arguments.items()}
     try:
         getattr(config, method)(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

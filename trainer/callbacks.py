@@ -24,8 +24,6 @@ import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from env.episode_record import EpisodeRecord
-from env.settings import EnvSettings
 from eventlog.forwarder_control import ensure_forwarder
 from eventlog.outbox import Publisher, claim_attempt
 from schemas.errors import OutboxError
@@ -33,10 +31,12 @@ from schemas.ids import Role
 from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, RunStarted, RunStatus
 from schemas.times import wall_now
 from trainer import episode_events
-from trainer.environments import Lineage, register
-from trainer.episode_events import Beginning, EpisodeFacts
+from trainer.env_facts import beginning_of, lineage_of, record_of
+from trainer.environments import follow_window, register
+from trainer.episode_events import EpisodeFacts
 from trainer.fragments import Taken
 from trainer.rllib_private import runner_callbacks
+from trainer.rollout import Rollout
 from trainer.settings import EventSettings
 from trainer.window_store import require_store, resumed_from
 
@@ -56,6 +56,8 @@ class EventCallbacks(RLlibCallback):
     Raises:
         WindowError: the run has windows and they are not open in this Ray session.
     """
+
+    reads_rollouts = True
 
     def __init__(self, settings: EventSettings) -> None:
         super().__init__()
@@ -126,13 +128,12 @@ class EventCallbacks(RLlibCallback):
 
     def on_episode_start(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
         """An episode has been reset."""
-        sub_env = _sub_env(env, env_index)
         if env_index in self._facts:
             # The environment failed or was reset by force: the episode before this one has no end.
             self._earlier.pop(self._facts[env_index].rllib_episode_id, None)
         number = self._numbers[env_index]
         self._numbers[env_index] += 1
-        lineage: Lineage | None = getattr(sub_env, "lineage", None)
+        lineage = lineage_of(env, env_index)
         facts = EpisodeFacts(
             episode_id=self.publisher.publisher_id.episode(env_index, number),
             rllib_episode_id=str(episode.id_),
@@ -146,11 +147,11 @@ class EventCallbacks(RLlibCallback):
             started_at=wall_now(),
         )
         self._facts[env_index] = facts
-        self._pending.append(episode_events.started(facts, self.iteration, _beginning(sub_env, episode), lineage))
+        beginning = beginning_of(env, env_index, episode)
+        self._pending.append(episode_events.started(facts, self.iteration, beginning, lineage))
 
     def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
         """An episode has ended: its last fragment, and its environment, not reset yet."""
-        sub_env = _sub_env(env, env_index)
         taken = self._earlier.pop(str(episode.id_), Taken())
         taken.add(episode)
         payloads = episode_events.ended(
@@ -158,8 +159,8 @@ class EventCallbacks(RLlibCallback):
             self.iteration,
             wall_now(),
             taken.outcome(episode),
-            _record(sub_env),
-            getattr(sub_env, "lineage", None),
+            record_of(env, env_index),
+            lineage_of(env, env_index),
             record_steps=self.settings.record_steps,
         )
         self._pending.extend(payloads)
@@ -171,7 +172,8 @@ class EventCallbacks(RLlibCallback):
         ``AddOneTsToEpisodesAndTruncate``), and ``prev_episode_chunks`` are these same objects.
         """
         for fragment in samples:
-            if not fragment.is_done:
+            # Of a rollout's episodes each end tells the whole.
+            if not isinstance(fragment, Rollout) and not fragment.is_done:
                 self._earlier.setdefault(str(fragment.id_), Taken()).add(fragment)
         if self._failure is None:
             self._failure = _failure_of(self._flush)
@@ -193,8 +195,13 @@ class EventCallbacks(RLlibCallback):
         self.attempt, self.iteration = attempt, iteration
         if self._failure is None and self._env_name:
             # Opened where an error finds its way to the driver.
-            self._failure = _failure_of(lambda: self.publisher)
+            self._failure = _failure_of(self._open)
         return self._failure
+
+    def _open(self) -> None:
+        _ = self.publisher
+        # On another node than the driver's the outbox is another one, and nobody else starts its forwarder.
+        ensure_forwarder(self.settings.outbox.directory, self.settings.log)
 
     # --- in the driver ------------------------------------------------------------------------------------------------
 
@@ -258,11 +265,16 @@ class EventCallbacks(RLlibCallback):
 
     def on_evaluate_start(self, *, algorithm: Any, **kwargs: Any) -> None:
         """Evaluation episodes carry the iteration whose policy they show."""
-        self._tell_runners(algorithm.eval_env_runner_group, max(self.iteration, 1))
+        # RLlib's own comes behind the update of an iteration not yet reported; or beside it, with the weights before.
+        interval = 0 if algorithm.config.evaluation_parallel_to_training else algorithm.config.evaluation_interval
+        within = bool(interval) and (self.iteration + 1) % interval == 0
+        self._tell_runners(algorithm.eval_env_runner_group, max(self.iteration + within, 1))
 
     def on_env_runners_recreated(self, *, algorithm: Any, env_runner_group: Any, **kwargs: Any) -> None:
-        """A restarted runner has its constructor's settings: tell it the attempt and the iteration."""
+        """A restarted runner has its constructor's settings: tell it the attempt, the iteration and the window."""
         self._tell_runners(env_runner_group, self.iteration + 1)
+        # It asked for the current window when it was made; that may have moved before it could be told of the move.
+        env_runner_group.foreach_env_runner(follow_window, timeout_seconds=30.0)
 
     def _tell_runners(self, group: Any, iteration: int) -> None:
         if group is not None:
@@ -277,7 +289,10 @@ class EventCallbacks(RLlibCallback):
         return RunStarted(
             name=settings.name,
             started_at=wall_now(),
-            algorithm=type(algorithm).__name__,
+            # RLlib's, where ours stands for it.
+            algorithm=next(
+                one.__name__ for one in type(algorithm).__mro__ if not one.__module__.startswith("trainer.")
+            ),
             env=str(algorithm.config.env),
             seed=settings.seed if settings.seed is not None else algorithm.config.seed,
             parameters=settings.parameters,
@@ -365,22 +380,3 @@ def _foreach(
     # A runner that does not answer is being replaced; it learns the same in on_env_runners_recreated.
     answers = group.foreach_env_runner(apply, timeout_seconds=timeout_s)
     return [failure for answer in answers for failure in answer if failure is not None]
-
-
-def _sub_env(env: Any, env_index: int) -> Any:
-    envs = getattr(env, "envs", None)
-    return envs[env_index].unwrapped if envs is not None else env
-
-
-def _beginning(sub_env: Any, episode: Any) -> Beginning:
-    """What ``reset`` has told. The record is taken once, at the end of the episode: it is made of all its steps."""
-    settings = getattr(sub_env, "settings", None)
-    if not isinstance(settings, EnvSettings):
-        return Beginning()
-    info = episode.get_infos(0)
-    return Beginning(info["symbol"], info["start_row"], settings.initial_cash)
-
-
-def _record(sub_env: Any) -> EpisodeRecord | None:
-    take = getattr(sub_env, "episode_record", None)
-    return take() if callable(take) else None

@@ -17,12 +17,12 @@ from env.settings import EnvSettings
 from eventlog.log import Log
 from eventlog.open_log import open_log
 from schemas.errors import InputError, WindowError
-from schemas.payloads import WindowOpened
+from schemas.payloads import Split, WindowOpened
 from trainer.environments import register
 from trainer.ray_session import start_ray
 from trainer.settings import DataSettings
 from trainer.window_store import WindowStore
-from trainer.windows import Window, open_window, reopen_history
+from trainer.windows import Cuts, Window, open_windows, reopen_history
 
 SIDECAR = "millrace.json"
 
@@ -39,6 +39,7 @@ class CheckpointFacts(BaseModel):
     data: DataSettings
     env: EnvSettings
     scaler: dict[str, Any]
+    first_validation_ts: int | None = None
     first_test_ts: int
     windows: list[WindowOpened]
 
@@ -98,7 +99,7 @@ def latest(folder: Path) -> Path:
     return found[-1]
 
 
-def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[str, Window]:
+def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[Split, Window]:
     """The windows of a checkpoint, read again from their exact offsets and compared with what was recorded.
 
     Returns:
@@ -109,16 +110,16 @@ def reopen_windows(log: Log, facts: CheckpointFacts) -> dict[str, Window]:
         OffsetOutOfRangeError: the offsets have expired; names both ranges.
     """
     history = reopen_history(log, facts.windows[0], facts.data)
-    version = Scaler.from_dict(facts.scaler).version
-    windows: dict[str, Window] = {}
+    scaler = Scaler.from_dict(facts.scaler)
+    windows = open_windows(history, Cuts(facts.first_validation_ts, facts.first_test_ts), facts.env, scaler.version)
     for recorded in facts.windows:
-        window = open_window(history, recorded.split, facts.first_test_ts, facts.env, version)
+        window = windows[recorded.split]
         if (window.opened.data_hash, window.opened.window_id) != (recorded.data_hash, recorded.window_id):
             raise WindowError(
                 f"{recorded.split} window {recorded.window_id}: expected bars with hash {recorded.data_hash}, got "
                 f"{window.opened.data_hash} at the same offsets; the topic is not the one that was recorded"
             )
-        windows[recorded.split] = window
+        window.scale(scaler, facts.env)
     return windows
 
 

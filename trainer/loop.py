@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,21 @@ from env.settings import EnvSettings
 from eventlog.log import Log
 from schemas.errors import SettingsError
 from schemas.ids import new_run_id
-from schemas.payloads import RunStatus
+from schemas.payloads import RunStatus, Split
 from schemas.times import to_iso
 from schemas.topics import DEFAULT_PREFIX
 from trainer import checkpoints
-from trainer.algorithm import build_config, check_actions, new_config
+from trainer.algorithm import build_config, new_config
+from trainer.algorithm_checks import check_algorithm
 from trainer.baselines import run_baselines
 from trainer.callbacks import counted, driver_callbacks, finish_run
 from trainer.checkpoints import CheckpointFacts
-from trainer.environments import Lineage, settings_hash
+from trainer.environments import Lineage, settings_hash, trade_split
+from trainer.fast_path import use_fast_path
 from trainer.ray_session import start_ray
 from trainer.settings import AlgorithmSettings, DataSettings, EnvConfig, EventSettings, OutboxSettings, TrainSettings
 from trainer.window_store import WindowStore, store_name
-from trainer.windows import Window, first_test_ts, open_window, read_history
+from trainer.windows import Window, cuts, open_windows, read_history
 
 # How long runners in the middle of something get to close, once the caller has lost patience.
 _IMPATIENT_FINISH_S = 1.5
@@ -112,8 +115,10 @@ def train(
         OutboxFullError: nothing can be published any more, so nothing is trained any more.
     """
     begin = time.monotonic()
-    runners = int(new_config(job.algorithm).num_env_runners or 0)
-    check_actions(job.algorithm, job.env)
+    check_algorithm(job.algorithm, job.env, job.data)
+    config = new_config(job.algorithm)
+    runners = int(config.num_env_runners or 0)
+    processes = runners + int(config.evaluation_num_env_runners or 0) + int(config.num_learners or 0)
     _check_record(job)
     prepared = _prepare(job, log, say)
     facts = prepared.facts
@@ -121,14 +126,17 @@ def train(
     say(f"run {facts.run_id}: starting Ray and {runners} env runners for {job.algorithm.name}")
     live = _Live()
     try:
-        live.owns_ray = start_ray(train_settings.num_cpus or runners + 2, train_settings.object_store_mb)
+        live.owns_ray = start_ray(train_settings.num_cpus or processes + 2, train_settings.object_store_mb)
         live.store = WindowStore(facts.run_id, resumed_from=facts.iteration if prepared.resumed else None)
         for window in prepared.windows.values():
             live.store.put(window)
         if should_stop():
             live.status = "stopped"
         else:
-            live.algorithm = _config(job, prepared).build_algo()
+            config = _config(job, prepared)
+            if train_settings.fast_path == "auto":
+                say(use_fast_path(config).line)
+            live.algorithm = config.build_algo()
             if job.resume_from is not None:
                 live.algorithm.restore_from_path(str(job.resume_from.absolute()))
             live.status, live.checkpoint = _iterate(job, prepared, live.algorithm, on_iteration, should_stop)
@@ -182,9 +190,18 @@ class _Live:
 @dataclass(frozen=True)
 class _Prepared:
     facts: CheckpointFacts
-    windows: dict[str, Window]
+    windows: dict[Split, Window]
     scaler: Scaler
     resumed: bool
+
+    @property
+    def evaluated(self) -> Split:
+        """The split that is traded during training, if any is: the test is kept for the end."""
+        return "validation" if "validation" in self.windows else "test"
+
+    def symbols(self, split: Split) -> int:
+        """Episodes that trade each symbol of a split once, or its portfolio."""
+        return 1 if self.facts.env.portfolio else len(self.windows[split].data.symbols)
 
 
 def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
@@ -196,11 +213,12 @@ def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
     history = read_history(log, job.data, job.topic_prefix)
     for symbol, count in history.refused.items():
         say(f"{symbol}: {count} bars came again with other values; refused, the first ones stay")
-    cut = first_test_ts(history, job.data)
-    # The scaler is the policy's: fitted before the cut, and carried along with it.
-    scaler = Scaler.fit(open_window(history, "train", cut, job.env).data)
-    windows = {split: open_window(history, split, cut, job.env, scaler.version) for split in ("train", "test")}
+    begin = cuts(history, job.data)
+    # The scaler is the policy's: fitted on its training bars, and carried along with it.
+    scaler = Scaler.fit(open_windows(history, begin, job.env)["train"].data)
+    windows = open_windows(history, begin, job.env, scaler.version)
     for split, window in windows.items():
+        window.scale(scaler, job.env)
         opened = window.opened
         say(
             f"{split} window {opened.window_id[:8]}: {opened.bars:,} bars of {', '.join(opened.symbols)}, "
@@ -208,7 +226,8 @@ def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
         )
     absent = [bars.symbol for bars in history.bars if bars.symbol not in windows["train"].data.symbols]
     if absent:
-        say(f"too few bars before {to_iso(cut)} to train on: {', '.join(absent)}; only in the test")
+        end = to_iso(begin.validation or begin.test)
+        say(f"too few bars before {end} to train on: {', '.join(absent)}; only traded behind it")
     seed = job.train.seed if job.train.seed is not None else secrets.randbelow(2**31)
     facts = CheckpointFacts(
         run_id=new_run_id(),
@@ -218,7 +237,8 @@ def _prepare(job: Job, log: Log, say: Callable[[str], None]) -> _Prepared:
         data=job.data,
         env=job.env,
         scaler=scaler.to_dict(),
-        first_test_ts=cut,
+        first_validation_ts=begin.validation,
+        first_test_ts=begin.test,
         windows=[window.opened for window in windows.values()],
     )
     return _Prepared(facts, windows, scaler, resumed=False)
@@ -230,8 +250,8 @@ def _config(job: Job, prepared: _Prepared) -> Any:
     common = {"window_store": name, "scaler": facts.scaler, "seed": facts.seed}
     envs = int(new_config(job.algorithm).num_envs_per_env_runner)
     train_env = EnvConfig(split="train", settings=facts.env.model_dump(mode="json"), num_envs=envs, **common)
-    test_env = EnvConfig(
-        split="test",
+    evaluation_env = EnvConfig(
+        split=prepared.evaluated,
         settings=_test_settings(facts.env).model_dump(mode="json"),
         branch="evaluation",
         num_envs=1,
@@ -253,8 +273,7 @@ def _config(job: Job, prepared: _Prepared) -> Any:
         windows=tuple(window.opened for window in windows.values()),
         window_store=name,
     )
-    test_episodes = 1 if facts.env.portfolio else len(windows["test"].data.symbols)
-    return build_config(job.algorithm, train_env, test_env, events, test_episodes)
+    return build_config(job.algorithm, train_env, evaluation_env, events, prepared.symbols(prepared.evaluated))
 
 
 def _test_settings(settings: EnvSettings) -> EnvSettings:
@@ -306,9 +325,20 @@ def _save(algorithm: Any, folder: Path, facts: CheckpointFacts) -> Path:
     return checkpoints.save(algorithm, folder, facts.model_copy(update=now))
 
 
+def _turn_to_test(algorithm: Any, episodes: int) -> None:
+    """Have the evaluation trade the test from now on, instead of the validation split."""
+    config = algorithm.config.copy(copy_frozen=False)
+    config.evaluation(evaluation_interval=None, evaluation_duration=episodes)
+    config.freeze()
+    algorithm.config = config
+    algorithm.eval_env_runner_group.foreach_env_runner(partial(trade_split, "test"))
+
+
 def _evaluate(prepared: _Prepared, algorithm: Any, say: Callable[[str], None]) -> None:
     """Trade the test split with the trained policy, then with the baselines; all of it becomes events."""
     say("test split: trading it with the trained policy and the baselines")
+    if prepared.evaluated != "test":
+        _turn_to_test(algorithm, prepared.symbols("test"))
     algorithm.evaluate()
     driver = driver_callbacks(algorithm)
     window = prepared.windows["test"]

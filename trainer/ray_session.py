@@ -49,8 +49,13 @@ def start_ray(num_cpus: int, object_store_mb: int) -> bool:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
+            # Without an address Ray would join any cluster that runs on this machine.
             ray.init(
-                num_cpus=num_cpus, include_dashboard=False, object_store_memory=object_store_mb * 1_000_000, **quiet
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=object_store_mb * 1_000_000,
+                **quiet,
             )
     return True
 

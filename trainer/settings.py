@@ -22,6 +22,9 @@ class DataSettings(BaseModel):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of the time range, at its end, that is kept for the test and never learned."
     )
+    validation_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the time range, before the test, that is traded to evaluate in training."
+    )
     test_from: str = Field("", description="Where the test begins, ISO-8601 UTC; overrides test_fraction.")
 
 
@@ -49,7 +52,10 @@ class TrainSettings(BaseModel):
     iterations: int = Field(30, ge=1, description="Training iterations.")
     checkpoint_every: int = Field(10, ge=0, description="Iterations between checkpoints; 0: only at the end.")
     record_steps: bool = Field(False, description="Publish every step of every episode, not only trades and fills.")
-    num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: env runners + 2.")
+    fast_path: Literal["auto", "off"] = Field(
+        "auto", description="auto: batched roll-out and lean update where they do all that is set; off: RLlib's own."
+    )
+    num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: as many as it needs.")
     object_store_mb: int = Field(256, ge=80, description="Ray's shared memory for windows and samples, in MB.")
 
 

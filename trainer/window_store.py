@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from env.market_data import MarketData
 from schemas.errors import WindowError
@@ -56,7 +57,11 @@ class WindowStore:
     def __init__(self, run_id: str, resumed_from: int | None = None) -> None:
         self.name = store_name(run_id)
         actor: Any = _WindowStore  # ray.remote hides the class behind an untyped handle
-        self._actor = actor.options(name=self.name, namespace=NAMESPACE, get_if_exists=True).remote()
+        # On the driver's node, which owns the arrays: with another node the run would lose its windows.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor = actor.options(
+            name=self.name, namespace=NAMESPACE, get_if_exists=True, scheduling_strategy=here
+        ).remote()
         self._references: dict[str, Any] = {}
         ray.get(self._actor.begin.remote(resumed_from))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from env.bars import SymbolBars
 from env.features import Recipe
 from env.market_data import MarketData
+from env.observation import OBSERVATION_LIMIT
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log, StoredRecord
 from schemas.bars import BarsRecord, decode_bars
@@ -50,6 +52,11 @@ class Window:
 
     data: MarketData
     opened: WindowOpened
+
+    def scale(self, scaler: Scaler, settings: EnvSettings) -> None:
+        """Scale its features here, once: who shares its bars then shares the scaled features, too."""
+        bars = self.data.on_common_clock() if settings.portfolio else self.data
+        bars.scaled(scaler, OBSERVATION_LIMIT)
 
 
 @dataclass
@@ -165,6 +172,52 @@ def _symbol_bars(symbol: str, series: _Series) -> SymbolBars:
     )
 
 
+class Cuts(NamedTuple):
+    """Where the splits of a history begin: first ``ts_close`` (UTC µs) of each."""
+
+    validation: int | None
+    """None: there is no validation split."""
+    test: int
+
+
+def cuts(history: History, settings: DataSettings) -> Cuts:
+    """Where the splits begin.
+
+    Raises:
+        WindowError: a cut leaves nothing on one of its sides.
+    """
+    test = first_test_ts(history, settings)
+    if not settings.validation_fraction:
+        return Cuts(None, test)
+    times = np.unique(np.concatenate([bars.ts_close for bars in history.bars]))
+    first, last = int(times[0]), int(times[-1])
+    validation = int(times[np.searchsorted(times, test - int((last - first) * settings.validation_fraction))])
+    if not first < validation < test:
+        raise WindowError(
+            f"data.validation_fraction {settings.validation_fraction}: expected bars before the validation and in it, "
+            f"got {to_iso(first)} .. {to_iso(test)} for training and validation; choose a smaller share for it"
+        )
+    return Cuts(validation, test)
+
+
+def open_windows(history: History, begin: Cuts, settings: EnvSettings, scaler_version: str = "") -> dict[Split, Window]:
+    """The windows of all splits: as of ``open_window``; the validation ends where the test begins.
+
+    Raises:
+        WindowError: no symbol has enough bars in one of them.
+        SettingsError: a feature is unknown or does not suit the interval.
+    """
+    windows: dict[Split, Window] = {
+        "train": open_window(history, "train", begin.validation or begin.test, settings, scaler_version)
+    }
+    if begin.validation is not None:
+        seen = [bars.cut(0, int(np.searchsorted(bars.ts_close, begin.test))) for bars in history.bars]
+        before_test = replace(history, bars=tuple(bars for bars in seen if len(bars)))
+        windows["validation"] = open_window(before_test, "validation", begin.validation, settings, scaler_version)
+    windows["test"] = open_window(history, "test", begin.test, settings, scaler_version)
+    return windows
+
+
 def first_test_ts(history: History, settings: DataSettings) -> int:
     """The time (UTC µs) from which bars belong to the test: the first ``ts_close`` at or after the cut.
 
@@ -196,14 +249,14 @@ def warm_up(settings: EnvSettings, interval: int) -> int:
 
 
 def open_window(history: History, split: Split, cut: int, settings: EnvSettings, scaler_version: str = "") -> Window:
-    """The window of one split: ``train`` ends before ``cut``; ``test`` begins there, with warm-up bars before it.
+    """The window of one split: ``train`` ends before ``cut``; another begins there, with warm-up bars before it.
 
     A portfolio trades the same symbols in both, and begins its test at one time for all of them.
 
     Args:
         history: All the bars.
-        split: train or test.
-        cut: First ``ts_close`` of the test (UTC µs).
+        split: train, validation or test.
+        cut: First ``ts_close`` behind the training, or of the other split (UTC µs).
         settings: Of the market model: the warm-up, the features, and whether the symbols are one portfolio.
         scaler_version: Version of the policy's scaler, for the record.
 

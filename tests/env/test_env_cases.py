@@ -261,3 +261,21 @@ def test_case_17_a_missing_bar_fills_nothing_and_keeps_the_price(play):
     prices = done.record.positions_table or done.record.steps_table
     assert prices["price"].tolist() == [104.0, 104.0, 110.0, 120.0]
     assert np.isfinite(done.observation).all()
+
+
+def test_case_12_a_bar_without_volume_fills_nothing_where_volume_matters(play):
+    volume = [1e9, 0.0, 500.0, 500.0]
+    for values in ({"impact": 0.1}, {"max_volume_share": 1.0}):
+        done = play(flat(100, 100, 100, 100), 10, 0, 0, volume=volume, remainder="carry", **values, **UNITS)
+        assert done.fills("quantity", "step") == [(10.0, 1)]
+
+
+@pytest.mark.parametrize("closing", [{"stop_loss": 0.1}, {"leverage": 10.0, "maintenance_margin": 0.05}])
+def test_case_12_what_is_carried_ends_with_the_position(play, closing):
+    # 50 of 1,000 units fill; then a bar closes the position, and what was carried with it.
+    prices, volume = [*flat(100, 100), (100, 100, 5, 50), *flat(50, 50)], [1e9, 500, 1, 5000, 5000]
+    values = UNITS | {"initial_cash": 1_000.0, "leverage": 10.0, "max_volume_share": 0.1, "remainder": "carry"}
+    done = play(prices, 1_000, 0, 0, 0, volume=volume, **values | closing)
+    kinds = [kind for (kind,) in done.fills("kind")]
+    assert kinds[0] == "entry"
+    assert kinds[-1] == ("stop_loss" if "stop_loss" in closing else "liquidation")

@@ -140,3 +140,37 @@ def test_order_that_closes_a_position_but_for_rounding_closes_it(case_env):
     assert record.fills["kind"].tolist() == ["entry", "increase", "exit"]
     assert record.open_quantity == 0.0
     assert record.trades["exit_kind"].tolist() == ["exit"]
+
+
+@pytest.mark.parametrize(
+    ("bar", "kind", "price"),
+    [
+        ((200, 250, 100, 150), "stop_loss", 100.0),
+        ((200, 300, 101, 150), "take_profit", 300.0),
+        ((200, 299, 101, 150), None, None),
+    ],
+)
+def test_price_that_just_reaches_a_trigger_fills_it(case_env, bar, kind, price):
+    prices = [*flat(199, 200, 200), bar, *flat(150)]
+    env = case_env(prices, initial_cash=1e5, stop_loss=0.5, take_profit=0.5, **UNITS)
+    record = run(env, [10.0], [0.0])
+    assert kinds_and_prices(record)[1:] == ([(kind, price)] if kind else [])
+
+
+def test_take_profit_fills_at_its_price_whatever_the_slippage(case_env):
+    prices = [*flat(99, 100, 100), (100, 130, 100, 120), *flat(120)]
+    record = run(case_env(prices, take_profit=0.25, slippage=0.01, half_spread=0.5, **UNITS), [10.0], [0.0])
+    fills = record.fills
+    assert fills["kind"].tolist() == ["entry", "take_profit"]
+    assert fills["price"].tolist() == [pytest.approx(101.5), pytest.approx(101.5 * 1.25)]
+    assert fills["slippage"][1] == 0.0
+
+
+def test_trailing_stop_of_a_short_follows_the_lows_and_the_open_of_its_bar(case_env):
+    prices = [*flat(99, 100), (100, 101, 90, 92), (80, 87, 79, 86), (86, 86, 86, 86), *flat(86)]
+    record = run(case_env(prices, trailing_stop=0.1, **UNITS), [-10.0], [0.0], [0.0])
+    # 99 after the low of 90; the open of 80 makes it 88, the low of 79 of the bar before 86.9.
+    assert kinds_and_prices(record) == [("entry", 100.0)]
+    prices[3] = (80, 89, 79, 86)
+    record = run(case_env(prices, trailing_stop=0.1, **UNITS), [-10.0], [0.0], [0.0])
+    assert kinds_and_prices(record) == [("entry", 100.0), ("trailing_stop", pytest.approx(88.0))]

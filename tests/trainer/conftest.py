@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,9 @@ from trainer.callbacks import EventCallbacks
 from trainer.loop import Job, TrainResult, train
 from trainer.ray_session import start_ray
 from trainer.settings import AlgorithmSettings, DataSettings, EventSettings, OutboxSettings, TrainSettings
+
+# For the modules beside this one that several tests import.
+sys.path.insert(0, str(Path(__file__).parent))
 
 DAY = 86_400_000_000
 
@@ -103,6 +107,10 @@ class Bench:
     @property
     def outbox(self) -> OutboxSettings:
         return OutboxSettings(directory=self.root / "outbox")
+
+    def open_log(self) -> Any:
+        """The log, open."""
+        return open_log(self.address)
 
     def send(self, *records: BarsRecord) -> None:
         """Put bars on the log."""

@@ -29,47 +29,101 @@ class Seen:
     iteration: int
 
 
-class Spy(RLlibCallback):
+class Ends(RLlibCallback):
     """Sees the same episodes by itself. With the runner in this process its class holds what it saw."""
 
     seen: ClassVar[list[Seen]] = []
     results: ClassVar[int] = 0
-    versions: ClassVar[dict[str, list[int]]] = {}
 
     @classmethod
     def clear(cls) -> None:
-        cls.seen, cls.results, cls.versions = [], 0, {}
+        Ends.seen, Ends.results = [], 0
 
-    def on_episode_step(self, *, episode: Any, env_runner: Any, **kwargs: Any) -> None:
-        type(self).versions.setdefault(episode.id_, []).append(int(env_runner._weights_seq_no))
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: dict[int, list[int]] = {}
 
-    def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
-        record = env.envs[env_index].unwrapped.episode_record()
-        versions = type(self).versions[episode.id_]
-        type(self).seen.append(Seen(str(episode.id_), record, versions, type(self).results + 1))
+    def on_episode_start(self, *, env_index: int, **kwargs: Any) -> None:
+        self.versions[env_index] = []
+
+    def ended(self, episode: Any, record: EpisodeRecord, env_index: int) -> None:
+        Ends.seen.append(Seen(str(episode.id_), record, self.versions.pop(env_index), Ends.results + 1))
 
     def on_train_result(self, **kwargs: Any) -> None:
-        type(self).results += 1
+        Ends.results += 1
 
 
-@pytest.fixture(scope="module", params=["PPO", "DQN"])
+class Spy(Ends):
+    """Of RLlib's own runner: it counts each step, which the batched one does not tell."""
+
+    def on_episode_step(self, *, env_runner: Any, env_index: int, **kwargs: Any) -> None:
+        self.versions[env_index].append(int(env_runner._weights_seq_no))
+
+    def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
+        self.ended(episode, env.envs[env_index].unwrapped.episode_record(), env_index)
+
+
+class BatchedSpy(Ends):
+    """Of the batched runner: all steps of a sample() are decided by one version."""
+
+    def _count(self, env: Any, env_index: int, env_runner: Any) -> EpisodeRecord:
+        record: EpisodeRecord = env.episode_record(env_index)
+        versions = self.versions[env_index]
+        versions.extend([env_runner.weights_seq_no] * (record.steps - len(versions)))
+        return record
+
+    def on_episode_end(self, *, episode: Any, env: Any, env_index: int, env_runner: Any, **kwargs: Any) -> None:
+        self.ended(episode, self._count(env, env_index, env_runner), env_index)
+
+    def on_sample_end(self, *, env_runner: Any, **kwargs: Any) -> None:
+        for env_index in self.versions:
+            self._count(env_runner.env.unwrapped, env_index, env_runner)
+
+
+class RolloutSpy(BatchedSpy):
+    """Content with rollouts, so that the update is lean."""
+
+    reads_rollouts = True
+
+
+PATHS = {
+    "rllib": (Spy, "roll-out and update: RLlib's own, because callbacks: Spy.on_episode_step is called at each step"),
+    "batched": (BatchedSpy, "roll-out: batched; update: RLlib's own, because callbacks: BatchedSpy.on_episode_start"),
+    "lean": (RolloutSpy, "roll-out: batched; update: lean"),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("PPO", "rllib"),
+        ("DQN", "lean"),
+        ("PPO", "batched"),
+        pytest.param(("DQN", "rllib"), marks=pytest.mark.slow),
+        pytest.param(("DQN", "batched"), marks=pytest.mark.slow),
+        pytest.param(("PPO", "lean"), marks=pytest.mark.slow),
+    ],
+    ids="-".join,
+)
 def long_run(request: pytest.FixtureRequest, new_bench: Callable[[], Any], ray_session: None) -> Any:
-    """Episodes of 972 steps, sampled in fragments of 50, with the runner in this process."""
+    """Episodes of 972 steps, sampled in fragments of 50, with the runner in this process, on each path."""
+    name, path = request.param
+    spy, line = PATHS[path]
     bench = new_bench()
     bench.send_walks("AAA", "BBB", count=1_300)
     Spy.clear()
     tables: dict[str, Any] = {
-        "callbacks": {"callbacks_class": Spy},
+        "callbacks": {"callbacks_class": spy},
         "env_runners": {"rollout_fragment_length": 50},
         "reporting": {"min_sample_timesteps_per_iteration": 400},
     }
-    if request.param == "PPO":
+    if name == "PPO":
         tables["training"] = {"train_batch_size_per_learner": 100}
-    job = bench.job(
-        request.param, env={"episode_length": LONG}, tables=tables, train={"iterations": 5, "record_steps": True}
-    )
-    run = bench.train(job)
-    run.seen = Spy.seen
+    job = bench.job(name, env={"episode_length": LONG}, tables=tables, train={"iterations": 5, "record_steps": True})
+    said: list[str] = []
+    run = bench.train(job, say=said.append)
+    assert [one for one in said if one.startswith(line)] == said[-2:-1]
+    run.seen = Ends.seen
     return run
 
 

@@ -96,6 +96,6 @@ def test_what_cannot_be_trained_is_refused_before_anything_starts(bench: Any) ->
         assert not bench.outbox.directory.exists()
 
     portfolio = bench.job("DQN", env={"portfolio": True})
-    refused(portfolio, r"algorithm.name 'DQN': expected an action space Discrete, got MultiDiscrete")
+    refused(portfolio, r"algorithm.name 'DQN': expected actions of one choice \(Discrete\), got a choice per symbol")
     unkept = bench.job("DQN", env={"record": "fills"}, train={"record_steps": True})
     refused(unkept, r"train.record_steps: expected env.record = 'steps', got 'fills'")

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.rllib.env.env_context import EnvContext
 
 from env.market_data import MarketData
+from env.observation import OBSERVATION_LIMIT
+from env.padding import room_of
 from env.scaler import Scaler
 from env.settings import EnvSettings
+from schemas.errors import SettingsError
 from trainer.environments import LineageTradingEnv, create_env, stream
+from trainer.rllib_private import VectorContext
 from trainer.settings import EnvConfig
-from trainer.window_store import WindowStore
+from trainer.window_store import WindowStore, current_window
 from trainer.windows import History, open_window
 
 SETTINGS = EnvSettings(window=4, episode_length=40)
@@ -27,13 +32,14 @@ def store(ray_session: None, bars: Any) -> Iterator[str]:
     history = History(bars=(bars("AAA", 100_000),), facts=facts, refused={})
     opened = WindowStore("streams")
     for split in ("train", "test"):
-        opened.put(open_window(history, split, 50_000 * 86_400_000_000, SETTINGS))
+        window = open_window(history, split, 50_000 * 86_400_000_000, SETTINGS)
+        window.scale(Scaler.identity(), SETTINGS)
+        opened.put(window)
     yield opened.name
     opened.close()
 
 
-def environments(store: str, runners: int, envs: int, branch: Any = "train", seed: int = 7) -> list[LineageTradingEnv]:
-    """The environments of all runners, made as RLlib makes them: one context a runner, one call an environment."""
+def env_config(store: str, envs: int, branch: Any = "train", seed: int = 7) -> dict[str, Any]:
     config = EnvConfig(
         window_store=store,
         split="test" if branch == "evaluation" else "train",
@@ -43,11 +49,33 @@ def environments(store: str, runners: int, envs: int, branch: Any = "train", see
         branch=branch,
         num_envs=envs,
     )
+    return config.model_dump(mode="json")
+
+
+def environments(store: str, runners: int, envs: int, branch: Any = "train", seed: int = 7) -> list[Any]:
+    """The environments of all runners, made as RLlib makes them: one context a runner, one call an environment."""
+    config = env_config(store, envs, branch, seed)
     made = []
     for worker in range(1, runners + 1):
-        context = EnvContext(config.model_dump(mode="json"), worker_index=worker, num_workers=runners)
+        context = EnvContext(config, worker_index=worker, num_workers=runners)
         made += [create_env(context) for _ in range(envs)]
     return made
+
+
+def vectors(store: str, runners: int, envs: int, branch: Any = "train") -> list[Any]:
+    """The vector environments of all runners, made as the batched runner has them made."""
+    config = env_config(store, envs, branch)
+    contexts = [VectorContext(config, worker, runners) for worker in range(1, runners + 1)]
+    return [create_env(context | {"num_envs": envs}) for context in contexts]
+
+
+def infos(made: list[Any], resets: int = 1) -> list[tuple[Any, ...]]:
+    """Symbol and start row of each environment's first resets."""
+    found: list[list[Any]] = []
+    for vector in made:
+        told = [vector.reset(seed=5)[1] for _ in range(resets)]
+        found += [[(one["symbol"][i], one["start_row"][i]) for one in told] for i in range(vector.num_envs)]
+    return [tuple(one) for one in found]
 
 
 def starts(envs: list[LineageTradingEnv], resets: int = 1) -> list[tuple[int, ...]]:
@@ -62,6 +90,36 @@ def test_two_runners_of_32_environments_start_at_64_different_rows(store: str) -
 @pytest.mark.parametrize(("runners", "envs"), [(2, 4), (4, 2), (8, 1)])
 def test_starts_do_not_depend_on_how_environments_are_spread_over_runners(store: str, runners: int, envs: int) -> None:
     assert starts(environments(store, runners, envs), 3) == starts(environments(store, 1, 8), 3)
+
+
+@pytest.mark.parametrize("branch", ["train", "evaluation"])
+def test_environments_as_arrays_begin_where_they_begin_one_by_one(store: str, branch: Any) -> None:
+    alone = environments(store, 2, 3, branch)
+    told = [tuple(env.reset()[1].values() for _ in range(3)) for env in alone]
+    assert infos(vectors(store, 2, 3, branch), 3) == [tuple(map(tuple, one)) for one in told]
+
+
+def test_arrays_begin_anew_one_by_one_as_they_end(store: str) -> None:
+    expected = infos(vectors(store, 1, 3), 2)
+    [vector] = vectors(store, 1, 3)
+    vector.reset()
+    _, told = vector.reset(options={"reset_mask": np.array([False, True, False])})
+    assert (told["symbol"][1], told["start_row"][1]) == expected[1][1]
+    assert vector.episode_record(1).env_seed.endswith("#1")
+    assert vector.episode_record(0).env_seed.endswith("#0")
+
+
+def test_environments_share_the_scaled_features_of_the_window(store: str) -> None:
+    _, data = current_window(store, "train")
+    scaled = data.scaled(Scaler.identity(), OBSERVATION_LIMIT)
+    # Ray's arrays cannot be written: these are its own, not made here, nor is what the environments read behind them.
+    assert not scaled.flags.writeable
+    assert np.shares_memory(room_of(scaled), scaled)
+
+
+def test_rllibs_own_runner_cannot_make_arrays_without_the_workers_number(store: str) -> None:
+    with pytest.raises(SettingsError, match=r'gym_env_vectorize_mode.*leave train.fast_path at "auto"'):
+        create_env(env_config(store, 2) | {"num_envs": 2})  # type: ignore[arg-type]
 
 
 def test_the_local_runner_counts_as_the_first(store: str) -> None:

@@ -1,0 +1,173 @@
+"""The choice: what a config sets decides, and whatever ours do not do falls back to RLlib's, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium import spaces
+from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.connectors.module_to_env import GetActions
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+from trainer import fast_path
+from trainer.batched_runner import BatchedEnvRunner
+from trainer.callbacks import EventCallbacks
+from trainer.environments import ENV_ID
+from trainer.fast_path import FastPath, choose, use_fast_path
+
+BOX, CHOICE = spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(2)
+
+
+class EachStep(RLlibCallback):
+    def on_episode_step(self, **kwargs: Any) -> None:
+        """Called at each step."""
+
+
+class EachEnd(RLlibCallback):
+    def on_episode_end(self, **kwargs: Any) -> None:
+        """Called at each end."""
+
+
+def a_factory() -> RLlibCallback:
+    return EachStep()
+
+
+def make_config(config: Any = None) -> Any:
+    """Our environment, and our callbacks, as a run has them."""
+    config = (config or PPOConfig()).environment(ENV_ID)
+    return config.callbacks([RLlibCallback, partial(EventCallbacks, None)])
+
+
+class Lean:
+    """Stands for a lean update."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.reason, self.used = reason, 0
+
+    def why_not(self, config: Any) -> str | None:
+        return self.reason
+
+    def use(self, config: Any) -> None:
+        self.used += 1
+
+
+@pytest.fixture
+def lean(monkeypatch: pytest.MonkeyPatch) -> Lean:
+    made = Lean()
+    monkeypatch.setattr(fast_path, "LEAN_UPDATES", {"PPO": made})
+    return made
+
+
+@pytest.mark.parametrize("make", [PPOConfig, DQNConfig, SACConfig, APPOConfig, IMPALAConfig])
+def test_every_algorithm_rolls_out_batched_on_our_environment(make: Any) -> None:
+    config = make_config(make())
+    assert use_fast_path(config).no_batched is None
+    assert config.env_runner_cls is BatchedEnvRunner
+    assert config.gym_env_vectorize_mode == "vector_entry_point"
+
+
+SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "api_stack chooses RLlib's old one": lambda c: c.api_stack(
+        enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
+    ),
+    "framework is not torch": lambda c: c.framework("tf2"),
+    "multi_agent is set": lambda c: c.multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_, **__: "a"),
+    "env_runners.env_runner_cls is set to SingleAgentEnvRunner": lambda c: c.env_runners(
+        env_runner_cls=SingleAgentEnvRunner
+    ),
+    "offline_data.output is set": lambda c: c.offline_data(output="somewhere"),
+    "env_runners.env_to_module_connector is set": lambda c: c.env_runners(
+        env_to_module_connector=lambda env, spaces, device: MeanStdFilter()
+    ),
+    "env_runners.module_to_env_connector is set": lambda c: c.env_runners(
+        module_to_env_connector=lambda env, spaces: GetActions()
+    ),
+    "env_runners.add_default_connectors_to_env_to_module_pipeline is False": lambda c: c.env_runners(
+        add_default_connectors_to_env_to_module_pipeline=False
+    ),
+    "env_runners.add_default_connectors_to_module_to_env_pipeline is False": lambda c: c.env_runners(
+        add_default_connectors_to_module_to_env_pipeline=False
+    ),
+    "env_runners.observation_filter is MeanStdFilter": lambda c: c.env_runners(observation_filter="MeanStdFilter"),
+    "env_runners.episodes_to_numpy is False": lambda c: c.env_runners(episodes_to_numpy=False),
+    "callbacks: on_episode_step is called at each step": lambda c: c.callbacks(on_episode_step=lambda **_: None),
+    "callbacks: EachStep.on_episode_step is called at each step": lambda c: c.callbacks([EachStep]),
+    "callbacks: a factory, a_factory, of which": lambda c: c.callbacks(a_factory),
+    "environment.observation_space is a Dict": lambda c: c.environment(
+        "x", observation_space=spaces.Dict({"a": BOX}), action_space=CHOICE
+    ),
+    "environment.action_space is a Tuple": lambda c: c.environment(
+        "x", observation_space=BOX, action_space=spaces.Tuple([CHOICE])
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", SETTINGS)
+def test_what_the_batched_runner_does_not_do_is_rllibs_and_the_line_names_it(reason: str, lean: Lean) -> None:
+    config = make_config()
+    SETTINGS[reason](config)
+    before = config.env_runner_cls, config.gym_env_vectorize_mode
+    path = use_fast_path(config)
+    assert path.no_batched is not None
+    assert path.line.startswith(f"roll-out and update: RLlib's own, because {reason}")
+    assert "\n" not in path.line
+    assert (config.env_runner_cls, config.gym_env_vectorize_mode) == before
+    assert not lean.used
+
+
+LEAN_SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "env_runners.batch_mode is complete_episodes": lambda c: c.env_runners(batch_mode="complete_episodes"),
+    "callbacks: EachEnd.on_episode_end gets RLlib's episodes": lambda c: c.callbacks([EachEnd]),
+    "callbacks: on_sample_end gets RLlib's episodes": lambda c: c.callbacks(on_sample_end=lambda **_: None),
+}
+
+
+@pytest.mark.parametrize("reason", LEAN_SETTINGS)
+def test_what_the_lean_update_does_not_do_still_rolls_out_batched(reason: str, lean: Lean) -> None:
+    config = make_config()
+    LEAN_SETTINGS[reason](config)
+    path = use_fast_path(config)
+    assert path.line == f"roll-out: batched; update: RLlib's own, because {reason}"
+    assert config.env_runner_cls is BatchedEnvRunner
+    assert not lean.used
+
+
+def test_the_lean_update_is_used_where_nothing_is_against_it(lean: Lean) -> None:
+    assert use_fast_path(make_config()).line == "roll-out: batched; update: lean"
+    assert lean.used == 1
+    lean.reason = "training.shuffle is set"
+    assert use_fast_path(make_config()) == FastPath(None, "training.shuffle is set")
+    assert lean.used == 1
+
+
+def test_our_callbacks_are_content_with_rollouts(lean: Lean) -> None:
+    assert choose(make_config()).no_lean is None
+
+
+def test_an_algorithm_without_a_lean_update_is_named(lean: Lean) -> None:
+    assert choose(make_config(IMPALAConfig())).no_lean == "IMPALA has no lean update"
+
+
+def test_a_foreign_environment_is_asked_for_its_spaces_and_keeps_its_vectorizer() -> None:
+    for name in ("CartPole-v1", "Pendulum-v1"):
+        config = PPOConfig().environment(name)
+        assert use_fast_path(config).no_batched is None
+        assert config.gym_env_vectorize_mode == "sync"
+    assert choose(PPOConfig().environment(WordEnv)).no_batched == "environment.observation_space is a Text"
+
+
+class WordEnv(gym.Env[Any, Any]):
+    observation_space, action_space = spaces.Text(5), CHOICE
+
+    def __init__(self, config: Any) -> None:
+        assert config.worker_index == 0

@@ -1,0 +1,275 @@
+"""The lean PPO learner against RLlib's own, on the same rollouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
+from rollout_makers import FakeRunner, as_episodes, largest_difference, parameters, quick_learners
+
+from schemas.errors import InputError, SettingsError
+from trainer.lean_ppo import LeanPPOLearner, generalized_advantages
+from trainer.rollout import Rollout
+
+__all__ = ["quick_learners"]  # a fixture
+
+SIZE = 6
+A2C: dict[str, Any] = {
+    "minibatch_size": None,
+    "num_epochs": 1,
+    "clip_param": 1e9,
+    "vf_clip_param": float("inf"),
+    "use_kl_loss": False,
+    "kl_coeff": 0.0,
+    "lambda_": 1.0,
+    "grad_clip": 0.5,
+}
+
+
+class StandardiseSteps(ConnectorV2):
+    """Standardises over steps alone, as the lean learner does."""
+
+    def __call__(self, *, batch: Any, **kwargs: Any) -> Any:
+        columns = batch[DEFAULT_MODULE_ID]
+        steps = columns[Columns.LOSS_MASK]
+        advantages = columns[Postprocessing.ADVANTAGES]
+        mean, spread = advantages[steps].mean(), advantages[steps].std(correction=0)
+        columns[Postprocessing.ADVANTAGES] = (advantages - mean) / spread
+        return batch
+
+
+class Oracle(PPOTorchLearner):
+    def build(self) -> None:
+        super().build()
+        self._learner_connector.append(StandardiseSteps())
+
+
+def make(learner_class: type, continuous: bool = False, **training: Any) -> Any:
+    config = PPOConfig().debugging(seed=5).rl_module(model_config={"fcnet_hiddens": [16], "vf_share_layers": False})
+    config.training(**{"minibatch_size": None, "num_epochs": 1, "lr": 1e-3, **training}).learners(
+        learner_class=learner_class
+    )
+    actions = gym.spaces.Box(-1, 1, (2,)) if continuous else gym.spaces.Discrete(3)
+    spaces = {DEFAULT_MODULE_ID: (gym.spaces.Box(-1, 1, (SIZE,), np.float32), actions)}
+    return config.build_learner(spaces=spaces)
+
+
+def act(rollout: Rollout, learner: Any) -> Rollout:
+    """The rollout with what a policy near the learner's would have put into ``extras``."""
+    module = learner.module[DEFAULT_MODULE_ID]
+    seen: Any = rollout.observations
+    with torch.no_grad():
+        inputs = module.forward_train({Columns.OBS: torch.from_numpy(seen.values[:-1])})[Columns.ACTION_DIST_INPUTS]
+        inputs = inputs + 0.3 * torch.sin(17 * inputs)
+        logp = module.get_train_action_dist_cls().from_logits(inputs).logp(torch.from_numpy(rollout.actions))
+    extras = {Columns.ACTION_DIST_INPUTS: inputs.numpy(), Columns.ACTION_LOGP: logp.numpy()}
+    object.__setattr__(rollout, "extras", extras)
+    return rollout
+
+
+def learn(learner: Any, episodes: list[Any], steps: int = 0, **how: Any) -> dict[str, Any]:
+    data = TrainingData(episodes=episodes)
+    results: dict[str, Any] = learner.update(
+        training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps}, **how
+    )
+    return results
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"use_kl_loss": False, "grad_clip": 0.1, "entropy_coeff": 0.02, "vf_clip_param": 0.05},
+        {"entropy_coeff": [[0, 0.1], [100, 0.0]], "lr": [[0, 1e-2], [200, 1e-4]], "kl_coeff": 1.0, "kl_target": 1e-4},
+        A2C,
+    ],
+    ids=["defaults", "clips", "schedules", "A2C"],
+)
+def test_updates_are_those_of_rllib(training: dict[str, Any], continuous: bool) -> None:
+    ours, theirs = (make(kind, continuous, **training) for kind in (LeanPPOLearner, Oracle))
+    ours.set_state(theirs.get_state())
+    assert largest_difference(ours, theirs) == 0.0
+    start = parameters(theirs)
+    runners = [
+        FakeRunner(4, seed, full=True, size=SIZE, continuous=continuous, actions=2 + (not continuous))
+        for seed in (1, 2)
+    ]
+    for update in range(4):
+        rollouts = [act(runner.sample(20), theirs) for runner in runners]
+        ours_results = learn(ours, rollouts, 50 * update)
+        their_results = learn(theirs, [one for rollout in rollouts for one in as_episodes(rollout)], 50 * update)
+        for name in (
+            "total_loss",
+            "policy_loss",
+            "vf_loss",
+            "entropy",
+            "mean_kl_loss",
+            "default_optimizer_learning_rate",
+            "curr_entropy_coeff",
+            *(["curr_kl_coeff"] if training.get("use_kl_loss", True) else []),
+            *(["gradients_default_optimizer_global_norm"] if "grad_clip" in training else []),
+        ):
+            our, their = ours_results[DEFAULT_MODULE_ID][name].peek(), their_results[DEFAULT_MODULE_ID][name].peek()
+            assert float(our) == pytest.approx(float(their), abs=1e-5, rel=1e-5), name
+        assert largest_difference(ours, theirs) < 1e-5
+    assert max(np.abs(value - start[name]).max() for name, value in parameters(ours).items()) > 1e-3
+    assert ours_results[ALL_MODULES]["num_env_steps_trained"].peek() == 160
+
+
+def test_minibatches_of_several_epochs_visit_each_step_once_an_epoch() -> None:
+    learner = make(LeanPPOLearner)
+    rollout = act(FakeRunner(5, full=True, size=SIZE).sample(20), learner)
+    count, batches = learner.minibatches([rollout], num_epochs=3, minibatch_size=25, shuffle_batch_per_epoch=True)
+    seen = [batch[Columns.OBS].numpy() for batch in batches]
+    assert (count, len(seen)) == (12, 12)
+    whole: Any = rollout.observations
+    truth = np.sort(whole.values[:-1].reshape(-1, SIZE)[:, 0])
+    epochs = [np.concatenate(seen[4 * epoch : 4 * epoch + 4])[:, 0] for epoch in range(3)]
+    for epoch in epochs:
+        assert np.array_equal(np.sort(epoch), truth)
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert len(list(learner.minibatches([rollout], minibatch_size=30)[1])) == 4  # 120 of 100: the last is filled up
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"use_kl_loss": False, "vf_clip_param": 0.5, "entropy_coeff": 0.02},
+        {"use_kl_loss": False, "vf_clip_param": float("inf"), "grad_clip": 0.1},
+    ],
+)
+def test_minibatches_without_a_report_have_rllibs_loss(
+    training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = make(LeanPPOLearner, **training), make(LeanPPOLearner, **training)
+    assert ours.has_bare_loss()
+    assert not make(LeanPPOLearner, continuous=True, **training).has_bare_loss()
+    assert not make(LeanPPOLearner).has_bare_loss()
+    monkeypatch.setattr(theirs, "has_bare_loss", lambda: False)
+    rollout = act(FakeRunner(5, full=True, size=SIZE).sample(20), ours)
+    for learner in (ours, theirs):
+        learn(learner, [rollout], num_epochs=4, minibatch_size=25, shuffle_batch_per_epoch=True)
+    assert largest_difference(ours, theirs) < 1e-5
+
+
+def test_seeds_reproduce_and_minibatches_learn() -> None:
+    learners = [make(LeanPPOLearner) for _ in range(2)]
+    rollout = act(FakeRunner(5, full=True, size=SIZE).sample(20), learners[0])
+    how = {"num_epochs": 3, "minibatch_size": 25, "shuffle_batch_per_epoch": True}
+    results = [learn(learner, [rollout], **how) for learner in learners]
+    assert largest_difference(*learners) == 0.0
+    assert results[0][ALL_MODULES]["num_module_steps_trained"].peek() == 300
+
+
+def test_columns_of_a_minibatch_belong_together() -> None:
+    learner = make(LeanPPOLearner)
+    rollouts = [act(FakeRunner(3, seed, full=True, size=SIZE).sample(9), learner) for seed in (1, 2)]
+    rows = {}
+    for rollout in rollouts:
+        whole: Any = rollout.observations
+        for t in range(9):
+            for b in range(3):
+                rows[whole.values[t, b].tobytes()] = (rollout.actions[t, b], rollout.extras[Columns.ACTION_LOGP][t, b])
+    _, batches = learner.minibatches(rollouts, minibatch_size=10, shuffle_batch_per_epoch=True)
+    for batch in batches:
+        for index, seen in enumerate(batch[Columns.OBS].numpy()):
+            found = (batch[Columns.ACTIONS][index].item(), batch[Columns.ACTION_LOGP][index].item())
+            assert found == rows[seen.tobytes()]
+
+
+def test_advantages_are_rllibs_on_each_episode() -> None:
+    rng = np.random.default_rng(1)
+    rollout = FakeRunner(6, seed=3, full=True, size=SIZE).sample(30)
+    values = rng.normal(size=(31, 6)).astype(np.float32)
+    finals = rng.normal(size=len(rollout.finals)).astype(np.float32)
+    next_values = values[1:].copy()
+    next_values[rollout.finals.steps, rollout.finals.envs] = finals
+    ended = rollout.terminateds, rollout.truncateds
+    found = generalized_advantages(rollout.rewards, values[:-1], next_values, *ended, 0.97, 0.9)
+    for b in range(6):
+        stops = [*(np.flatnonzero(ended[0][:, b] | ended[1][:, b]) + 1), 30]
+        for start, stop in zip([0, *stops], stops, strict=False):
+            if start == stop:
+                continue
+            along = np.append(values[start:stop, b], next_values[stop - 1, b])
+            terminated = np.zeros(len(along), bool)
+            terminated[-2] = ended[0][stop - 1, b]
+            truncated = np.zeros(len(along), bool)
+            truncated[-2] = not terminated[-2]
+            rewards = np.append(rollout.rewards[start:stop, b], 0.0)
+            targets = compute_value_targets(along, rewards, terminated, truncated, 0.97, 0.9)
+            assert found[start:stop, b] == pytest.approx((targets - along)[:-1], abs=1e-5)
+
+
+def test_rows_that_are_no_steps_are_not_learned_from() -> None:
+    learner = make(LeanPPOLearner)
+    rollout = act(FakeRunner(3, full=True, size=SIZE).sample(10), learner)
+    valid = np.ones((10, 3), bool)
+    valid[4, 1] = False
+    object.__setattr__(rollout, "valid", valid)
+    [batch] = learner.minibatches([rollout])[1]
+    assert {len(column) for column in batch.values()} == {29}
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_broken_gradient_does_what_is_configured(skip: bool) -> None:
+    ours, theirs = (make(kind, grad_clip=1.0) for kind in (LeanPPOLearner, Oracle))
+    ours.set_state(theirs.get_state())
+    for learner in (ours, theirs):
+        learner.config.torch_skip_nan_gradients = skip
+    before = make(Oracle, grad_clip=1.0)
+    before.set_state(theirs.get_state())
+    rollout = act(FakeRunner(4, full=True, size=SIZE).sample(20), theirs)
+    whole: Any = rollout.observations
+    whole.values[3, 2, 0] = np.nan
+    learn(ours, [rollout])
+    if skip:  # what the setting says; RLlib's learner steps all the same
+        assert largest_difference(ours, before) == 0.0
+    else:
+        learn(theirs, as_episodes(rollout))
+        assert largest_difference(ours, theirs) < 1e-5
+
+
+def test_optimizer_states_are_exchanged_with_rllibs_learner() -> None:
+    rollout = act(FakeRunner(4, full=True, size=SIZE).sample(20), make(Oracle))
+    pairs: dict[str, list[Any]] = {}
+    for first, second in ((LeanPPOLearner, Oracle), (Oracle, LeanPPOLearner)):
+        start, other = make(first), make(second)
+        for _ in range(3):
+            learn(start, [rollout] if first is LeanPPOLearner else as_episodes(rollout))
+        other.set_state(start.get_state())
+        assert largest_difference(start, other) == 0.0
+        for learner in (start, other):
+            learn(learner, [rollout] if isinstance(learner, LeanPPOLearner) else as_episodes(rollout))
+        assert largest_difference(start, other) < 1e-6
+        groups = [one.get_optimizer(DEFAULT_MODULE_ID).state_dict()["param_groups"] for one in (start, other)]
+        assert groups[0] == groups[1]
+        pairs[first.__name__] = groups
+    assert not pairs["LeanPPOLearner"][0][0]["fused"]
+
+
+def test_a_recurrent_module_is_refused_by_name() -> None:
+    config = PPOConfig().rl_module(model_config={"use_lstm": True, "max_seq_len": 4, "lstm_cell_size": 4})
+    config.learners(learner_class=LeanPPOLearner)
+    spaces = {DEFAULT_MODULE_ID: (gym.spaces.Box(-1, 1, (SIZE,), np.float32), gym.spaces.Discrete(3))}
+    with pytest.raises(SettingsError, match=r"without a recurrent state, got .*; set train.fast_path to \"off\""):
+        config.build_learner(spaces=spaces)
+
+
+def test_rllibs_episodes_are_refused_by_name() -> None:
+    rollout = act(FakeRunner(4, full=True, size=SIZE).sample(3), make(Oracle))
+    with pytest.raises(InputError, match=r"LeanPPOLearner: expected rollouts.*got SingleAgentEpisode; set env_runners"):
+        learn(make(LeanPPOLearner), as_episodes(rollout))
