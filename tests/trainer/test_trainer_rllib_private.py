@@ -56,8 +56,12 @@ def test_the_callbacks_of_a_runner_are_where_rllib_private_looks_for_them(algori
 
 
 def test_a_sample_is_made_where_the_batched_runner_makes_it() -> None:
-    theirs, ours = (inspect.signature(one._sample).parameters for one in (SingleAgentEnvRunner, EnvRunnerBase))
-    assert list(theirs) == list(ours)
+    # Ray adds its trace context to the methods of a class once some test has made an actor of it.
+    theirs, ours = (
+        [name for name in inspect.signature(one._sample).parameters if name != "_ray_trace_ctx"]
+        for one in (SingleAgentEnvRunner, EnvRunnerBase)
+    )
+    assert theirs == ours
     assert "self._sample(" in inspect.getsource(SingleAgentEnvRunner.sample)
 
 
