@@ -15,8 +15,9 @@ LOG ?=
 demo: .venv/demo.installed
 	$(BIN)/millrace demo $(if $(LOG),--log $(LOG)) $(ARGS)
 
+# Two at a time: most of them wait for engines. A file stays in one process, with the engines it starts.
 test: lint types
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: .venv/dev.installed
 	$(BIN)/pytest -m slow $(ARGS)
