@@ -171,6 +171,8 @@ EXACT = {"actions": "quantities", "max_quantity": 500.0, "window": 1, "starts": 
         ({"leverage": 1.0, "initial_cash": 1.0}, [0.0078125, 0.0078125], ["entry", "increase"]),
         ({"actions": "weights", "fee": 0.25}, [0.5, 0.4], ["entry", "reduce"]),
         ({"actions": "weights", "slippage": 0.1, "leverage": 8.0}, [8.0, 4.0], ["entry", "exit"]),  # eats all equity
+        ({"actions": "weights", "slippage": 0.1, "leverage": 8.0, "remainder": "carry"}, [8.0, 4.0], ["entry", "exit"]),
+        ({"actions": "weights", "half_spread": 0.5}, [0.5, 0.25], ["entry", "reduce"]),
         ({"actions": "weights", "lot": 0.1, "initial_cash": 30.0}, [1.0, 1.0], ["entry"]),  # 0.3 / 0.1 are three lots
         ({"actions": "weights", "lot": 0.1, "initial_cash": 30.0}, [-1.0, -1.0], ["entry"]),
         ({"half_spread": 150.0}, [50.0, -20.0], ["entry", "reduce"]),  # no sale below a price of 0
