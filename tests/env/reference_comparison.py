@@ -50,7 +50,9 @@ def column_of(market: Market, number: int) -> list[tuple[float, ...]]:
         low = on_grid(min(open_, close) * (1 - min(abs(rng.gauss(0.0, market.volatility / 2)), 0.9)))
         if rng.random() < 0.05:
             open_ = high = low = close = price
-        volume = rng.choice([0.0, math.nan, 3.0, 17.0]) if rng.random() < market.thin else float(rng.randint(50, 5_000))
+        volume = (
+            rng.choice([0.0, math.nan, 0.7, 3.0, 17.0]) if rng.random() < market.thin else float(rng.randint(50, 5_000))
+        )
         funding = rng.choice([0.0, 0.00131, -0.00217, math.nan])
         rows.append((open_, high, low, close, volume, funding))
         price = close
