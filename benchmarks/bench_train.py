@@ -136,8 +136,8 @@ def report(result: dict[str, Any]) -> None:
     for kind, algorithms in result["events"].items():
         for name, row in algorithms.items():
             print(
-                f"events: {kind:<7}{name}  {row['steps_per_second']:>9,}/s  wall ratio {row['wall_ratio']:.3f}  callbacks "
-                f"{row['callbacks_cpu_share']:.2%} ({row['callbacks_us_per_step']:.2f} µs a step)  "
+                f"events: {kind:<7}{name}  {row['steps_per_second']:>9,}/s  wall ratio {row['wall_ratio']:.3f}  "
+                f"callbacks {row['callbacks_cpu_share']:.2%} ({row['callbacks_us_per_step']:.2f} µs a step)  "
                 f"forwarder {row['forwarder_cpu_share']:.2%}"
             )
 

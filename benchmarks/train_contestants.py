@@ -59,7 +59,7 @@ class Work:
         config: RLlib's config, without environment and network.
         sb3: Stable-Baselines3's algorithm, of a vector environment.
         bare: The bare loop of a market.
-        model: Of the network; None: the MLP.
+        model: What its network has beyond the MLP's two layers.
     """
 
     envs: int
@@ -184,7 +184,7 @@ def _stream(config: AlgorithmConfig) -> AlgorithmConfig:
     return config.env_runners(rollout_fragment_length=16).learners(num_learners=0)
 
 
-_BIG, _SB3 = (16_384, 2_048, 1), (2_048, 64, 10)
+_BIG, _SB3, _SMALL = (16_384, 2_048, 1), (2_048, 64, 10), (2_048, 512, 1)
 
 WORKS = {
     "ppo32": Work(32, 32_768, _ppo(*_BIG), _sb3_ppo(*_BIG), lambda market: BarePPO(market, *_BIG)),
@@ -195,9 +195,9 @@ WORKS = {
     "sac": Work(32, 1_024, _sac),
     "appo": Work(32, 8_192, lambda: _stream(APPOConfig())),
     "impala": Work(32, 8_192, lambda: _stream(IMPALAConfig())),
-    "ppo_conv": Work(32, 16_384, _ppo(*_BIG), model={"kind": "conv"}),
-    "ppo_lstm": Work(32, 16_384, _ppo(*_BIG), model={"kind": "lstm"}),
-    "ppo_transformer": Work(32, 16_384, _ppo(*_BIG), model={"kind": "transformer"}),
+    "ppo_conv": Work(32, 2_048, _ppo(*_SMALL), model={"kind": "conv"}),
+    "ppo_lstm": Work(32, 2_048, _ppo(*_SMALL), model={"kind": "lstm"}),
+    "ppo_transformer": Work(32, 2_048, _ppo(*_SMALL), model={"kind": "transformer"}),
 }
 
 
@@ -301,7 +301,7 @@ def rllib_config(arena: Arena, work: Work, settings: EnvSettings = ENV) -> Algor
     environment = arena.environment(work.envs, settings).model_dump(mode="json")
     config = work.config().environment(ENV_ID, env_config=environment)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=work.envs)
-    config.rl_module(model_config=work.model or _MLP)
+    config.rl_module(model_config=_MLP | (work.model or {}))
     config.debugging(seed=1, log_level="ERROR")
     config.reporting(min_sample_timesteps_per_iteration=work.iteration, min_time_s_per_iteration=0)
     use_model(config, type(config).__name__.removesuffix("Config"), settings)
