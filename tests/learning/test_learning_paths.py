@@ -81,15 +81,16 @@ def test_a_feature_that_looks_ahead_is_caught_and_forced_through_has_an_impossib
 
 @pytest.mark.parametrize("name", ["DQN", "PPO"])
 def test_the_fast_path_learns_as_stock_does(name, settings):
+    # RLlib's runner knows of steps once an iteration, so that a schedule of exploration lags behind there: without one
+    # both explore alike.
+    tables = TABLES | ({"training": {"epsilon": 0.1}} if name == "DQN" else {})
     with ground(persistent(SEED), settings, f"parity-{name}") as market:
-        shares = {
-            fast: np.array(
-                [learned(market, name, COMPARED[name], seed, fast=fast, tables=TABLES)[1] for seed in range(SEEDS)]
-            )
+        stock, fast = (
+            np.array([learned(market, name, COMPARED[name], seed, fast=fast, tables=tables) for seed in range(SEEDS)])
             for fast in (False, True)
-        }
-    print(name, shares)
-    stock, ours = shares[False], shares[True]
-    # Where the mean of as many further runs of stock would lie.
-    around = STUDENT * float(np.std(stock, ddof=1)) * (2 / SEEDS) ** 0.5
-    assert abs(ours.mean() - stock.mean()) <= around
+        )
+    print(name, stock, fast)
+    # Of the mean return in training and of the share of the optimum: where the mean of as many further runs of stock
+    # would lie.
+    around = STUDENT * np.std(stock, axis=0, ddof=1) * (2 / SEEDS) ** 0.5
+    assert (np.abs(fast.mean(axis=0) - stock.mean(axis=0)) <= around).all()
