@@ -8,12 +8,14 @@ a turn, by wall clock; `cpu_ratios` has the same by CPU time of the process, whi
 reaches. `events_cpu_share` and `steps_cpu_share` are what publishing costs (``train_events.py``): the CPU time inside
 the callbacks, of all CPU time of training, for episodes, trades and fills, and with every step; of PPO and DQN the
 larger. What the forwarder process takes stands beside them. It is the worst case: agents that have learned nothing
-trade at two steps of three, and the faster the training, the larger the share of the same records.
+trade at most steps, and the faster the training, the larger the share of the same records.
 
 Run: python benchmarks/bench_train.py [--quick] [--json] [--only KEY]...     (see --help for the keys)
 --quick measures the keys of the last line's `ratios` in about 80 seconds, one --only in 15 to 40. Without it there are
-more works and longer turns: about 8 minutes. With --json only one line goes to the standard output,
-a JSON object; it is the last line anyway. On an AMD processor torch's matrix products and tanh are slow, which the
+more works and longer turns, which takes many minutes: an iteration of the transformer alone takes seconds. With --json
+only one line goes to the standard output, a JSON object; it is the last line anyway.
+
+On an AMD processor torch's matrix products and tanh are slow, which the
 bare loop's are not: the processor is part of every figure.
 """
 
