@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 
 from env.scaler import Scaler
 from env.settings import EnvSettings
@@ -125,6 +126,8 @@ def train(
     train_settings = job.train
     say(f"run {facts.run_id}: starting Ray and {runners} env runners for {job.algorithm.name}")
     live = _Live()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(train_settings.torch_threads)
     try:
         live.owns_ray = start_ray(train_settings.num_cpus or processes + 2, train_settings.object_store_mb)
         live.store = WindowStore(facts.run_id, resumed_from=facts.iteration if prepared.resumed else None)
@@ -148,6 +151,7 @@ def train(
         if not should_stop():
             raise
     finally:
+        torch.set_num_threads(threads)
         attempt, iterations, steps = live.close()
     return TrainResult(facts.run_id, attempt, live.status, iterations, steps, live.checkpoint, time.monotonic() - begin)
 

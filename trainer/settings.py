@@ -56,6 +56,9 @@ class TrainSettings(BaseModel):
         "auto", description="auto: batched roll-out and lean update where they do all that is set; off: RLlib's own."
     )
     num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: as many as it needs.")
+    torch_threads: int = Field(
+        1, ge=1, description="Threads of torch in the driver, where a local learner computes; small networks want one."
+    )
     object_store_mb: int = Field(256, ge=80, description="Ray's shared memory for windows and samples, in MB.")
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from schemas.errors import SettingsError
@@ -112,3 +113,17 @@ def test_settings_that_contradict_each_other_are_refused_in_one_line(bench: Any)
     with pytest.raises(SettingsError, match="algorithm PPO: RLlib refuses its settings: .*minibatch_size") as caught:
         complete(wrong, bench)
     assert "\n" not in str(caught.value)
+
+
+def test_torch_computes_on_the_threads_of_the_setting_as_long_as_a_run_lasts(bench: Any) -> None:
+    bench.send_walks("AAA")
+    before, during = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        bench.train(
+            bench.job(train={"torch_threads": 2}), should_stop=lambda: bool(during.append(torch.get_num_threads()) or 1)
+        )
+        assert set(during) == {2}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
