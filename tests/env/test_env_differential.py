@@ -134,6 +134,7 @@ AT_THE_BOUNDARY = {
     "open at the bankruptcy, beyond the stop": (LONG, (50, 60, 40, 50), {"stop_loss": 0.25}, "liquidation"),
     "open at the margin": (LONG, (62.5, 70, 62, 65), {"maintenance_margin": 0.2}, "liquidation"),
     "low at the margin of half a unit": ([0.5, 0.0], (100, 100, 62.5, 80), HALF_A_UNIT, "liquidation"),
+    "open at nothing": (LONG, (5e-5,) * 4, {"initial_cash": 10_000.0, "leverage": 1.0}, "liquidation"),
     "open at the margin of a short": (SHORT, (120, 130, 110, 125), {"maintenance_margin": 0.25}, "liquidation"),
 }
 
@@ -190,6 +191,28 @@ def test_an_order_that_is_dropped_is_not_carried(make_bars):
     prices = [(100.0,) * 4] * 3 + [(3_000.0,) * 4] * 2  # where a single unit would be worth sending
     columns = [[Bar.of(row, 1_000.0) for row in prices]]
     assert follow(options, [make_bars(prices)], columns, [[25.0], [0.0], [0.0]]) == []
+
+
+CARRIED = {"max_volume_share": 0.3, "remainder": "carry", "leverage": 4.0, "maintenance_margin": 0.24}
+
+
+def test_a_liquidation_at_the_open_ends_what_is_carried(make_bars):
+    prices = [(100.0,) * 4] * 3 + [(70.0,) * 4] * 3  # 300 of 390 units are bought, and 1,000 is left of the account
+    columns = [[Bar.of(row, 1_000.0) for row in prices]]
+    options = EnvSettings.model_validate(EXACT | CARRIED)
+    assert follow(options, [make_bars(prices)], columns, [[390.0], [0.0], [0.0]]) == ["entry", "liquidation"]
+
+
+def test_several_positions_are_liquidated_when_their_own_fills_take_the_margin(make_bars):
+    # 300 units at 110 are worth 30,000 at the open, and of 10,000 are 7,000 left: less than the margin of 7,200.
+    options = EnvSettings.model_validate(
+        EXACT | CARRIED | {"max_volume_share": 0.15, "portfolio": True, "slippage": 0.1}
+    )
+    prices = [(100.0,) * 4] * 6
+    bars = [make_bars(prices, name) for name in "AB"]
+    columns = [[Bar.of(row, 1_000.0) for row in prices]] * 2
+    actions = [[200.0, 200.0], [0.0, 0.0], [0.0, 0.0]]
+    assert follow(options, bars, columns, actions) == ["entry", "entry", "liquidation", "liquidation"]
 
 
 PORTFOLIO = EXACT | {"portfolio": True, "targets": (-1.0, 0.0, 0.5, 1.0), "leverage": 1.0}
