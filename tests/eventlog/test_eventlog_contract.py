@@ -117,7 +117,7 @@ def numbered(count: int, first: int = 0, topic: str = TRADES) -> list[Record]:
     return [Record(topic, f"key {n % 7}".encode(), str(n).encode()) for n in range(first, first + count)]
 
 
-def poll_all(consumer: Consumer, count: int, timeout_s: float = 5.0) -> list[StoredRecord]:
+def poll_all(consumer: Consumer, count: int, timeout_s: float = 20.0) -> list[StoredRecord]:
     found: list[StoredRecord] = []
     deadline = time.monotonic() + timeout_s
     while len(found) < count and time.monotonic() < deadline:

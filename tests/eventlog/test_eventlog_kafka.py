@@ -189,7 +189,9 @@ def test_topics_are_made_as_declared_and_differences_are_named(
     log.change_settings(bars, {"retention.ms": "60000", "compression.type": "gzip"})
     admin.delete_topics([runs])
     admin.create_topics({runs: {"num_partitions": 3}}, wait_for_metadata=True)
-    found = topics_diff(log, prefix)
+    deadline = time.monotonic() + 10
+    while not (found := topics_diff(log, prefix)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the broker acknowledges a change before it shows it
     assert f"{bars}: retention.ms: expected -1, got 60000" in found
     assert f"{bars}: compression.type: expected zstd, got gzip" in found
     assert f"{runs}: partitions: expected 1, got 3" in found

@@ -31,7 +31,7 @@ SMALL = (
     "train.checkpoint_every=0",
     "algorithm.env_runners.num_env_runners=2",
     "algorithm.env_runners.num_envs_per_env_runner=4",
-    "algorithm.reporting.min_sample_timesteps_per_iteration=500",
+    "algorithm.reporting.min_sample_timesteps_per_iteration=2000",
 )
 
 

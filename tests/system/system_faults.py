@@ -18,7 +18,7 @@ from millrace.stack import LocalStack
 NAMES = {
     "consumer": "consumers.consumer",
     "broker": "kafka.Kafka",
-    "env runner": "ray::SingleAgentEnvRunner",
+    "env runner": "ray::BatchedEnvRunner",
     "store": "local.store_server",
     "forwarder": "eventlog.forwarder",
 }

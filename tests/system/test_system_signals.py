@@ -50,7 +50,7 @@ def test_a_signal_while_runners_start_ends_it(run_demo: Any) -> None:
     demo = run_demo("train.iterations=1000")
     demo.wait_for(r"starting Ray")
     deadline = time.monotonic() + 60
-    while not demo.processes("ray::SingleAgentEnvRunner") and time.monotonic() < deadline:
+    while not demo.processes("ray::BatchedEnvRunner") and time.monotonic() < deadline:
         time.sleep(0.05)
     ends(demo, demo.signal(signal.SIGINT), 130)
 
