@@ -20,7 +20,7 @@ def test_a_demo_proves_itself_and_a_second_one_adds_a_run(run_demo: Any) -> None
     first = run_demo("train.iterations=2")
     assert first.finish() == 0, first.output
     assert "published 12154 bars of 5 symbols" in first.output
-    assert re.search(r"iteration 2/2: 4,\d{3} env steps, [\d,]+ env steps/s, .*, consumer lag \d+ records", first.output)
+    assert re.search(r"iteration 2/2: 4,\d{3} env steps, [\d,]+ env steps/s, .*, consumer lag \d+ rec", first.output)
     assert "The test split, traded once by each policy under the same costs:" in first.output
     assert "On bars that it had never seen the agent returned" in first.output
     assert "The integrity table holds: all that was published is stored, once." in first.output
