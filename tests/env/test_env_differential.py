@@ -215,6 +215,24 @@ def test_several_positions_are_liquidated_when_their_own_fills_take_the_margin(m
     assert follow(options, bars, columns, actions) == ["entry", "entry", "liquidation", "liquidation"]
 
 
+@pytest.mark.parametrize(
+    ("values", "gap", "kinds"),
+    [
+        ({}, 70.0, ["entry", "liquidation"]),  # by the gap
+        ({"slippage": 0.1}, 100.0, ["entry", "entry", "liquidation", "liquidation"]),  # by the fills themselves
+    ],
+)
+def test_a_liquidation_ends_what_is_carried_for_other_symbols(values, gap, kinds, make_bars):
+    prices = [(100.0,) * 4] * 3 + [(gap,) * 4] * 3
+    volume = {"A": [1_000.0] * 6, "B": [0.0] * 3 + [1_000.0] * 3, "C": [1_000.0] * 6}
+    share = 0.15 if values else 0.3
+    options = EnvSettings.model_validate(EXACT | CARRIED | {"max_volume_share": share, "portfolio": True} | values)
+    bars = [make_bars(prices, name, volume=volume[name]) for name in volume]
+    columns = [[Bar.of(row, size) for row, size in zip(prices, volume[name], strict=True)] for name in volume]
+    first = [200.0, 20.0, 200.0] if values else [300.0, 20.0, 0.0]
+    assert follow(options, bars, columns, [first, [0.0] * 3, [0.0] * 3]) == kinds
+
+
 PORTFOLIO = EXACT | {"portfolio": True, "targets": (-1.0, 0.0, 0.5, 1.0), "leverage": 1.0}
 TARGETS = [[3, 0, 1], [3, 0, 2], [1, 0, 2], [1, 2, 3]]
 BEYOND_THE_LEVERAGE = {
