@@ -208,7 +208,8 @@ class KafkaLogConsumer(Consumer):
         self._first.clear()
         for source in set(self._owned):
             try:
-                committed = self._client.committed(source, timeout_ms=round(REQUEST_TIMEOUT_S * 1_000))
+                # Time for a second request: where one gets no answer, the client finds its coordinator anew.
+                committed = self._client.committed(source, timeout_ms=round(2 * REQUEST_TIMEOUT_S * 1_000))
             except kafka_errors.KafkaError as error:
                 raise translated(error, self._log.address, f"to list offsets of group {self._group!r}") from error
             if committed is None:
