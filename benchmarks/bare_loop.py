@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
 from env.market_model import MarketModel
-from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.settings import EnvSettings
 
@@ -232,12 +232,12 @@ class BarePPO:
             action = (uniform[step] * total > sums[:, :-1]).sum(axis=1)
             self.actions[step] = action
             self.log_probabilities[step] = logits[np.arange(self.envs), action] - np.log(total[:, 0])
-            rewards, terminated, _ = model.step(action)
+            seen, rewards, terminated, truncated = model.step(action)
             self.rewards[step] = rewards
-            seen = model.observations()
-            if model.ended.any():
-                envs = np.flatnonzero(model.ended)
-                self.ended[step], self.terminated[step] = model.ended, terminated
+            ended = terminated | truncated
+            if ended.any():
+                envs = np.flatnonzero(ended)
+                self.ended[step], self.terminated[step] = ended, terminated
                 finals.append((step, envs, model.row[envs], seen[envs, width:]))
                 model.reset(envs.tolist())
                 seen = model.observations()
@@ -333,12 +333,12 @@ class BareDQN:
             place = slice(begin, begin + self.envs)
             action = np.where(explores[step], drawn[step], highest(self.network.forward(seen)))
             self.rows[place], self.accounts[place], self.actions[place] = model.row, seen[:, width:], action
-            self.rewards[place], terminated, _ = model.step(action)
-            seen = model.observations()
+            seen, self.rewards[place], terminated, truncated = model.step(action)
             self.next_accounts[place] = seen[:, width:]
             np.multiply(~terminated, np.float32(self.GAMMA), out=self.continues[place])
-            if model.ended.any():
-                model.reset(np.flatnonzero(model.ended).tolist())
+            ended = terminated | truncated
+            if ended.any():
+                model.reset(np.flatnonzero(ended).tolist())
                 seen = model.observations()
             self.steps += self.envs
         self._seen = seen

@@ -340,8 +340,8 @@ class MarketVecEnv(VecEnv):
     def step_wait(self) -> tuple[Any, Any, Any, list[dict[str, Any]]]:
         """Step all."""
         model = self._model
-        rewards, _, truncated = model.step(self._actions)
-        seen, ended = model.observations(), model.ended.copy()
+        seen, rewards, terminated, truncated = model.step(self._actions)
+        ended = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ended.any():
             envs = np.flatnonzero(ended).tolist()

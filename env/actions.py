@@ -1,4 +1,4 @@
-"""Actions as they come in: checked against the space, and split into what orders are made of."""
+"""Actions as they come in: turned into the numbers that the compiled step checks against their bounds."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from env.accounting import Values
+from env.kernel import TOLERANCE
 from env.settings import EnvSettings
 from schemas.errors import ActionError
-
-_TOLERANCE = 1e-6
-"""Relative distance from a bound that float32 may put a number beyond it; it then counts as the bound."""
-
-
-Action = tuple[Any, Values, tuple[Values, ...]]
-"""Checked actions of all environments. What is recorded: an int or a float, or an array (B,); vectors of A numbers are
-arrays (A,) or (B, A). Per symbol the number of the choice, the weight, or the quantity. Per symbol the distances of the
-protective orders by action, in the order of ``settings.protections``."""
 
 
 class Choices:
@@ -29,125 +20,118 @@ class Choices:
         settings: Kind of actions.
         num_envs: B, or None for one environment without a batch axis.
         symbols: S of a portfolio, None for one symbol.
+
+    Attributes:
+        numbers: The actions that were read last, float64 (B, size).
+        low: Lowest of them, float64 (size,).
+        high: Highest, float64 (size,).
+        vector: Whether an action of one environment is an array.
+        dtype: Of actions on record.
+        labels: Names of the choices.
     """
 
-    def __init__(self, settings: EnvSettings, num_envs: int | None, symbols: int | None) -> None:
-        self.count = len(settings.targets) if settings.actions == "targets" else 3
-        self._single = num_envs is None
-        self._symbols = symbols
-        batch = num_envs or 1
-        self._shape = (batch,) if symbols is None else (batch, symbols)
-        self.recorded = (self._shape, np.int64)
-        self.labels = (
-            tuple(f"{target:g}" for target in settings.targets)
-            if settings.actions == "targets"
-            else ("hold", "buy", "sell")
-        )
+    dtype = np.int64
 
-    def __call__(self, given: Any) -> Action:
-        """Check actions.
+    def __init__(self, settings: EnvSettings, num_envs: int | None, symbols: int | None) -> None:
+        count = len(settings.targets) if settings.actions == "targets" else 3
+        self.vector = symbols is not None
+        self._count = count
+        self._single = num_envs is None
+        batch, size = num_envs or 1, symbols or 1
+        self._shape = (batch, size) if self.vector else (batch,)
+        self.numbers: NDArray[np.float64] = np.zeros((batch, size))
+        self.low, self.high = np.zeros(size), np.full(size, count - 1.0)
+        self.labels: tuple[str, ...] = ("hold", "buy", "sell")
+        if settings.actions == "targets":
+            self.labels = tuple(f"{target:g}" for target in settings.targets)
+
+    def read(self, given: Any) -> None:
+        """Read actions of all environments into ``numbers``.
 
         Raises:
-            ActionError: Another shape, no integers, or a number that is no choice.
+            ActionError: Another shape, or no integers.
         """
-        if not self._single:
-            return self._batch(given)
-        if self._symbols is not None:
-            return self._batch([given] if np.ndim(given) else given)
-        try:
-            action = operator.index(given)
-        except TypeError:
-            action = -1
-        if not 0 <= action < self.count:
-            raise self._error(0, given)
-        return action, action, ()
-
-    def _batch(self, given: Any) -> Action:
+        if self._single and not self.vector:
+            try:
+                self.numbers[0, 0] = operator.index(given)
+            except (TypeError, OverflowError):
+                raise self.refused(0, given) from None
+            return
         array = np.asarray(given)
+        if self._single and array.ndim:
+            array = array[np.newaxis]
         if array.shape != self._shape or array.dtype.kind not in "iu":
-            expected = f"{self._shape[0]} integers" if len(self._shape) == 1 else f"integers of shape {self._shape}"
+            expected = f"integers of shape {self._shape}" if self.vector else f"{self._shape[0]} integers"
             raise ActionError(
-                f"actions: expected {expected}, one per environment{' and symbol' if self._symbols else ''}, got shape"
+                f"actions: expected {expected}, one per environment{' and symbol' if self.vector else ''}, got shape"
                 f" {array.shape} of {array.dtype}; pass an integer array"
             )
-        bad = (array < 0) | (array >= self.count)
-        if np.count_nonzero(bad):
-            index = int(np.argmax(bad.reshape(self._shape[0], -1).any(axis=1)))
-            raise self._error(index, array[index].tolist())
-        return array, array if self._symbols is None else array.T, ()
+        self.numbers[:] = array.reshape(self.numbers.shape)
 
-    def _error(self, index: int, action: Any) -> ActionError:
-        each = " for each symbol" if self._symbols else ""
+    def refused(self, index: int, given: Any = None) -> ActionError:
+        """Return the error that tells what is wrong with the action of environment ``index``."""
+        if given is None:
+            numbers = self.numbers[index].astype(np.int64).tolist()
+            given = numbers if self.vector else numbers[0]
+        each = " for each symbol" if self.vector else ""
         return ActionError(
-            f"environment {index}: expected an action 0..{self.count - 1}{each}, got {action!r}; use the action space"
+            f"environment {index}: expected an action 0..{self._count - 1}{each}, got {given!r}; use the action space"
         )
 
 
 class Boxes:
     """Continuous actions: per symbol a weight or quantity, then the distances of protective orders by action.
 
-    Args:
-        settings: Kind of actions, bounds.
-        num_envs: B, or None for one environment without a batch axis.
-        symbols: S of a portfolio, None for one symbol.
+    Arguments and attributes are those of :class:`Choices`.
     """
+
+    dtype = np.float64
+    labels: tuple[str, ...] = ()
 
     def __init__(self, settings: EnvSettings, num_envs: int | None, symbols: int | None) -> None:
         largest = settings.leverage if settings.actions == "weights" else settings.max_quantity
         smallest = 0.0 if settings.actions == "weights" and not settings.short else -largest
         names = settings.protections if settings.protect_by_action else ()
         self._each = 1 + len(names)
-        self._symbols = symbols
+        self._portfolio = symbols is not None
         self._single = num_envs is None
-        self._plain = self._single and symbols is None
-        self._batch = num_envs or 1
-        self._size = self._each * (symbols or 1)
-        self._low = np.array([smallest, *(0.0 for _ in names)] * (symbols or 1))
-        self._high = np.array([largest, *(getattr(settings, name) for name in names)] * (symbols or 1))
-        self._least = self._low - _TOLERANCE * np.abs(self._low)
-        self._most = self._high + _TOLERANCE * np.abs(self._high)
-        self.recorded = ((self._batch,) if self._size == 1 else (self._batch, self._size), np.float64)
-        self.labels: tuple[str, ...] = ()
+        size = self._each * (symbols or 1)
+        self.vector = size > 1
+        self.numbers: NDArray[np.float64] = np.zeros((num_envs or 1, size))
+        self.low = np.array([smallest, *(0.0 for _ in names)] * (symbols or 1))
+        self.high = np.array([largest, *(getattr(settings, name) for name in names)] * (symbols or 1))
 
-    def __call__(self, given: Any) -> Action:
-        """Check actions.
+    def read(self, given: Any) -> None:
+        """Read actions of all environments into ``numbers``.
 
         Raises:
-            ActionError: Another shape, no numbers, NaN, or a number outside of its bounds.
+            ActionError: Another shape, or no numbers.
         """
         array = np.asarray(given)
-        shape = (self._size,) if self._single else (self._batch, self._size)
+        shape = self.numbers.shape[1:] if self._single else self.numbers.shape
         if array.shape != shape or array.dtype.kind not in "fiu":
             raise ActionError(
                 f"{'environment 0' if self._single else 'actions'}: expected numbers of shape {shape}, got"
                 f" {given!r} of shape {array.shape}; use the action space"
             )
-        values: NDArray[np.float64] = array.reshape(self._batch, self._size).astype(np.float64)
-        inside = (values >= self._least) & (values <= self._most)  # NaN is not
-        if np.count_nonzero(inside) != inside.size:
-            self._refuse(values, inside)
-        values = np.minimum(np.maximum(values, self._low), self._high)
-        if self._plain:
-            numbers = values[0].tolist()
-            return numbers[0] if self._size == 1 else values[0], numbers[0], tuple(numbers[1:])
-        if self._symbols is None:
-            main, *distances = np.ascontiguousarray(values.T)
-        else:
-            parts = values.T.reshape(self._symbols, self._each, self._batch)
-            main, *distances = (np.ascontiguousarray(parts[:, part]) for part in range(self._each))
-        return values.reshape(self.recorded[0]), main, tuple(distances)
+        self.numbers[:] = array
 
-    def _refuse(self, values: NDArray[np.float64], inside: NDArray[np.bool_]) -> None:
-        index, place = np.argwhere(~inside)[0].tolist()
+    def refused(self, index: int) -> ActionError:
+        """Return the error that tells what is wrong with the action of environment ``index``."""
+        values = self.numbers[index]
+        within = (values >= self.low - TOLERANCE * np.abs(self.low)) & (
+            values <= self.high + TOLERANCE * np.abs(self.high)
+        )
+        place = int(np.argmin(within))  # NaN is not within
         symbol, part = divmod(place, self._each)
         what = "an action" if part == 0 else "a distance of a protective order"
-        of = f" of symbol {symbol}" if self._symbols else ""
-        raise ActionError(
-            f"environment {index}: expected {what}{of} in {self._low[place]:g}..{self._high[place]:g}, got"
-            f" {float(values[index, place])!r}; use the action space"
+        of = f" of symbol {symbol}" if self._portfolio else ""
+        return ActionError(
+            f"environment {index}: expected {what}{of} in {self.low[place]:g}..{self.high[place]:g}, got"
+            f" {float(values[place])!r}; use the action space"
         )
 
 
 def action_reader(settings: EnvSettings, num_envs: int | None, symbols: int | None) -> Choices | Boxes:
-    """Return what checks the actions that the settings ask for; arguments as of :class:`Choices`."""
+    """Return what reads the actions that the settings ask for; arguments as of :class:`Choices`."""
     return (Choices if settings.discrete else Boxes)(settings, num_envs, symbols)

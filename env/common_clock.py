@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from env.bars import Bars, Flags, Floats, Ints
 from env.bars_per_year import bars_per_year
 from env.features import Recipe
-from env.padding import room_of, with_room, without_room
 from env.scaler import Scaler
 
 
@@ -90,19 +89,8 @@ class CommonClock:
                 scaler.require(self.recipe.identity)
                 parts = features.reshape(len(features), len(self.symbols), -1)
                 features = scaler.apply(parts).reshape(features.shape)
-            self._scaled = (version, limit, with_room(np.clip(features, -limit, limit)))
+            self._scaled = (version, limit, np.clip(features, -limit, limit).astype(np.float32))
         return self._scaled[2]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Scaled features go along, with their room: processes that share these arrays share those, too."""
-        scaled = self._scaled and (*self._scaled[:2], room_of(self._scaled[2]))
-        return self.__dict__ | {"_scaled": scaled}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._scaled is not None:
-            version, limit, roomy = self._scaled
-            self._scaled = (version, limit, without_room(roomy))
 
     def _spread(self, bars: Bars, rows: Ints) -> Bars:
         """Bars of one symbol at the times ``rows``, with missing ones between them."""

@@ -1,19 +1,18 @@
-"""What happened in an episode: read out of the journal that the market model keeps."""
+"""What happened in an episode: read out of what the market model remembers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from env.accounting import RUIN_RATIO, Costs
+from env.actions import Boxes, Choices
 from env.common_clock import CommonClock
-from env.exits import END_OF_DATA
-from env.journal import Entry
-from env.ledger import Columns, Holding, Market, read_books
+from env.ledger import Columns, Market, fill_columns, open_pnl, trade_columns
 from env.market_data import MarketData
+from env.memory import Kept
 from env.metrics import EpisodeMetrics, episode_metrics
 from env.settings import EnvSettings
 from env.starts import Reason
@@ -137,160 +136,142 @@ class EpisodeRecord:
         return self.metrics.win_rate
 
 
+class Told(NamedTuple):
+    """What an episode's record says that its numbers do not."""
+
+    symbol: str
+    symbols: tuple[str, ...]
+    base: int
+    """What makes a row in the arrays of the bars absolute."""
+    reason: Reason
+    env_seed: str | None
+
+
 def build_record(
-    bars: MarketData | CommonClock,
-    settings: EnvSettings,
-    entry: Entry,
-    *,
-    symbol: str,
-    symbols: tuple[str, ...],
-    start: int,
-    base: int,
-    reason: Reason,
-    env_seed: str | None,
-    cancelled: int,
-    labels: tuple[str, ...],
+    bars: MarketData | CommonClock, settings: EnvSettings, kept: Kept, told: Told, actions: Choices | Boxes
 ) -> EpisodeRecord:
     """Make the record of one episode.
 
     Args:
         bars: What it ran on.
         settings: Its settings.
-        entry: Its steps.
-        symbol: Name of its symbol, or "portfolio".
-        symbols: Names of what it could trade.
-        start: Its first row in the arrays of ``bars``.
-        base: What makes such a row absolute.
-        reason: Why it ended, or "running".
-        env_seed: What drew its start.
-        cancelled: Orders cancelled.
-        labels: Names of the choices; none for continuous actions.
+        kept: Its numbers.
+        told: Its names.
+        actions: How its actions are meant.
     """
-    steps = len(entry.equity)
+    account, steps = kept.account, len(kept.steps)
+    start = int(account["start"])
     rows = slice(start + 1, start + 1 + steps)
-
     # Copies: a record that someone writes into must not change the bars.
-    def at_steps(column: NDArray[Any]) -> NDArray[Any]:
-        return column[..., rows].T.reshape(steps, len(symbols)).copy()
-
     market = Market(
-        symbols=np.array(symbols),
-        rows=np.arange(start + 1, start + 1 + steps) + base,
+        symbols=np.array(told.symbols),
+        rows=np.arange(start + 1, start + 1 + steps) + told.base,
         decided_ts=bars.ts_close[start : start + steps],
         ts_open=bars.ts_open[rows],
         ts_close=bars.ts_close[rows].copy(),
-        open=at_steps(bars.open),
-        mark=at_steps(bars.mark),
     )
-    # What rule 7 books is on what was held then: before the closing at the end of data, after all else.
-    held = np.where((entry.exit_kind != 0) & (entry.exit_kind != END_OF_DATA), 0.0, entry.position)
-    holding = Holding(
-        position=np.where(entry.exit_kind != 0, 0.0, entry.position),
-        borrow=settings.borrow * market.mark * np.maximum(-held, 0.0),
-        funding=held * market.mark * at_steps(bars.funding),
-    )
-    books = read_books(entry, market, holding, Costs.of(settings))
-    values = np.concatenate([[settings.initial_cash], entry.equity])
-    rewards = entry.reward
-    if rewards is None:
-        rewards = np.log(np.maximum(values[1:] / values[:-1], RUIN_RATIO))
-    interest = np.zeros(steps) if entry.interest is None else entry.interest
-    fills, trades = books.fills, books.trades
+    fills, trades = fill_columns(kept, market), trade_columns(kept, market)
+    values = np.empty(steps + 1)
+    values[0], values[1:] = settings.initial_cash, kept.steps["equity"]
+    done = kept.actions.astype(actions.dtype, copy=False)
+    if not actions.vector:
+        done = done[:, 0]
+    counts = np.bincount(done.reshape(-1), minlength=len(actions.labels)).tolist() if actions.labels else ()
     pnl = float(values[-1] - values[0])
-    fee, borrow, funding = float(fills["fee"].sum()), float(holding.borrow.sum()), float(holding.funding.sum())
-    stale = ~at_steps(bars.tradable)
-    turnover = float((np.abs(fills["quantity"]) * fills["price"]).sum())
-    costs = {"fee": fee, "slippage": float(fills["slippage"].sum()), "borrow": borrow, "funding": funding}
-    costs["interest"] = float(interest.sum())
+    costs = {name: float(account[name]) for name in ("fee", "slippage", "borrow", "funding", "interest")}
     bars_per_year = settings.bars_per_year or bars.bars_per_year
-    alone = symbol != "portfolio" or not settings.portfolio
-    only = books.open_trades[0] if alone and books.open_trades else None
-    counts = np.bincount(entry.action.reshape(-1), minlength=len(labels)) if labels else ()
-    steps_table: Columns = {}
-    if entry.cash is not None:
-        steps_table = _steps_table(market, holding, entry, rewards, interest, stale, alone=alone)
+    turnover = float(account["turnover"])
+    alone = not settings.portfolio
+    held = float(kept.holdings["position"][0])
+    steps_table, positions_table = {}, {}
+    if kept.held is not None:
+        shape = (steps, len(told.symbols))
+        mark, stale = bars.mark[..., rows].T.reshape(shape).copy(), ~bars.tradable[..., rows].T.reshape(shape)
+        steps_table = _steps_table(kept, market, done, mark, stale, alone=alone)
+        if not alone:
+            positions_table = _positions_table(kept.held, market, mark, stale)
     return EpisodeRecord(
-        symbol=symbol,
-        symbols=symbols,
-        start_row=start + base,
+        symbol=told.symbol,
+        symbols=told.symbols,
+        start_row=start + told.base,
         first_ts=int(bars.ts_close[start]),
         last_ts=int(bars.ts_close[start + steps]),
-        env_seed=env_seed,
+        env_seed=told.env_seed,
         steps=steps,
-        terminated=reason == "ruin",
-        truncated=reason in ("length", "end_of_data"),
-        reason=reason,
+        terminated=told.reason == "ruin",
+        truncated=told.reason in ("length", "end_of_data"),
+        reason=told.reason,
         bars_per_year=bars_per_year,
         initial_value=settings.initial_cash,
         final_value=float(values[-1]),
-        total_reward=float(rewards.sum()),
+        total_reward=float(account["total_reward"]),
         pnl=pnl,
-        gross_pnl=pnl + fee + borrow + funding - costs["interest"],
+        gross_pnl=pnl + costs["fee"] + costs["borrow"] + costs["funding"] - costs["interest"],
         bad_debt=max(-float(values[-1]), 0.0),
         turnover=turnover,
-        open_quantity=(only.quantity if only else 0.0) if alone else None,
-        open_entry_price=only.entry_price if only else None,
-        open_pnl=sum(trade.pnl for trade in books.open_trades),
-        stale_steps=int(stale.any(axis=1).sum()),
-        cancelled_orders=cancelled,
-        actions=entry.action,
-        action_counts=dict(zip(labels, (int(count) for count in counts), strict=True)),
+        open_quantity=held if alone else None,
+        open_entry_price=float(kept.holdings["cost"][0]) if alone and held else None,
+        open_pnl=open_pnl(kept, np.atleast_1d(bars.mark[..., start + steps])),
+        stale_steps=int(account["stale"]),
+        cancelled_orders=int(account["cancelled"]),
+        actions=done,
+        action_counts=dict(zip(actions.labels, counts, strict=True)),
         equity=values,
         metrics=episode_metrics(
             values,
             side=trades["side"],
             net_pnl=trades["net_pnl"],
             bars=trades["bars"],
-            in_position=(holding.position != 0.0).any(axis=1),
+            steps_in_position=int(account["exposed"]),
             traded_notional=turnover,
-            actions=entry.action,
+            actions=done,
             bars_per_year=bars_per_year,
             **costs,
         ),
         trades=trades,
         fills=fills,
         steps_table=steps_table,
-        positions_table={} if alone or entry.cash is None else _positions_table(market, holding, stale),
+        positions_table=positions_table,
         **costs,
     )
 
 
 def _steps_table(
+    kept: Kept,
     market: Market,
-    holding: Holding,
-    entry: Entry,
-    rewards: NDArray[np.float64],
-    interest: NDArray[np.float64],
+    actions: NDArray[Any],
+    mark: NDArray[np.float64],
     stale: NDArray[np.bool_],
     *,
     alone: bool,
 ) -> Columns:
-    gross = np.abs(holding.position * market.mark).sum(axis=1)
-    table: Columns = {"ts": market.ts_close, "row": market.rows, "value": entry.equity, "reward": rewards}
+    held: Any = kept.held
+    gross, equity = np.abs(held["position"] * mark).sum(axis=1), kept.steps["equity"].copy()
+    table: Columns = {"ts": market.ts_close, "row": market.rows, "value": equity, "reward": kept.steps["reward"].copy()}
     if alone:
-        table["price"] = market.mark[:, 0]
-    if entry.action.ndim == 1:
-        table["action"] = entry.action
+        table["price"] = mark[:, 0]
+    if actions.ndim == 1:
+        table["action"] = actions
     if alone:
-        table["position"] = holding.position[:, 0]
+        table["position"] = held["position"][:, 0].copy()
     return table | {
-        "cash": entry.cash,
-        "exposure": np.divide(
-            gross, entry.equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (entry.equity != 0.0)
-        ),
-        "borrow": holding.borrow.sum(axis=1),
-        "funding": holding.funding.sum(axis=1),
-        "interest": interest,
+        "cash": kept.steps["cash"].copy(),
+        "exposure": np.divide(gross, equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (equity != 0.0)),
+        "borrow": held["borrow"].sum(axis=1),
+        "funding": held["funding"].sum(axis=1),
+        "interest": kept.steps["interest"].copy(),
         "stale": stale.any(axis=1),
     }
 
 
-def _positions_table(market: Market, holding: Holding, stale: NDArray[np.bool_]) -> Columns:
-    steps, symbols = holding.position.shape
+def _positions_table(
+    held: NDArray[Any], market: Market, mark: NDArray[np.float64], stale: NDArray[np.bool_]
+) -> Columns:
+    steps, symbols = held.shape
     return {
         "step": np.repeat(np.arange(steps), symbols),
         "symbol": np.tile(market.symbols, steps),
-        "price": market.mark.reshape(-1),
-        "position": holding.position.reshape(-1),
+        "price": mark.reshape(-1),
+        "position": held["position"].reshape(-1),
         "stale": stale.reshape(-1),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from env.bars_per_year import bars_per_year
 from env.common_clock import CommonClock
 from env.features import DEFAULT_FEATURES, FeatureLike, Recipe
 from env.frames import read_frames
-from env.padding import room_of, with_room, without_room
 from env.scaler import Scaler
 from schemas.errors import InputError
 from schemas.times import SECOND
@@ -125,19 +124,8 @@ class MarketData:
             if scaler is not None:
                 scaler.require(self.recipe.identity)
                 features = scaler.apply(features)
-            self._scaled = (version, limit, with_room(np.clip(features, -limit, limit)))
+            self._scaled = (version, limit, np.clip(features, -limit, limit).astype(np.float32))
         return self._scaled[2]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Scaled features go along, with their room: processes that share these arrays share those, too."""
-        scaled = self._scaled and (*self._scaled[:2], room_of(self._scaled[2]))
-        return self.__dict__ | {"_scaled": scaled}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._scaled is not None:
-            version, limit, roomy = self._scaled
-            self._scaled = (version, limit, without_room(roomy))
 
     @classmethod
     def from_frame(

@@ -103,7 +103,7 @@ def episode_metrics(
     side: NDArray[Any],
     net_pnl: Floats,
     bars: NDArray[np.int64],
-    in_position: NDArray[np.bool_],
+    steps_in_position: int,
     traded_notional: float,
     actions: NDArray[Any],
     bars_per_year: float | None,
@@ -120,7 +120,7 @@ def episode_metrics(
         side: Of each closed trade, +1 long or -1 short, (trades,).
         net_pnl: Of each closed trade, after its costs, float64 (trades,).
         bars: From entry to exit of each closed trade, int64 (trades,).
-        in_position: Whether a position was open at the close of each step, bool (steps,).
+        steps_in_position: Steps at whose close a position was open.
         traded_notional: Sum of |quantity| times price over all fills.
         actions: Of each step, (steps,) or (steps, n).
         bars_per_year: None where it is not known.
@@ -159,7 +159,7 @@ def episode_metrics(
         win_rate=_mean(net_pnl > 0),
         win_rate_long=_mean(net_pnl[side > 0] > 0),
         win_rate_short=_mean(net_pnl[side < 0] > 0),
-        exposure=_mean(in_position),
+        exposure=steps_in_position / steps if steps else None,
         turnover=_ratio(traded_notional, mean_equity),
         mean_trade_bars=_mean(bars),
         median_trade_bars=float(np.median(bars)) if bars.size else None,

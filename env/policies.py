@@ -209,8 +209,8 @@ def play(model: MarketModel, policy: Policy, symbol: str | None = None) -> Episo
     trader = Trader(settings, len(closes))
     done = False
     while not done:
-        seen = Seen(closes[:, first : now + 1], np.ravel(model.position), model.value(0))
-        _, terminated, truncated = model.step(trader.action(policy(seen), seen))
+        seen = Seen(closes[:, first : now + 1], model.positions(0), model.value(0))
+        _, _, terminated, truncated = model.step(trader.action(policy(seen), seen))
         done = bool(terminated or truncated)
         now += 1
     return model.episode_record(0, None)

@@ -36,8 +36,7 @@ class Starts:
 
     Attributes:
         longest: Steps of the longest episode.
-        rows: First row of the current episode of each environment, in the arrays of the bars, int64 (B,).
-        bases: What makes such a row absolute, int64 (B,).
+        bases: What makes a row of each environment in the arrays of the bars absolute, int64 (B,).
 
     Raises:
         SettingsError: The window does not fit into the bars of a symbol.
@@ -45,7 +44,6 @@ class Starts:
 
     def __init__(self, data: MarketData, settings: EnvSettings, num_envs: int) -> None:
         self._current: list[Start | None] = [None] * num_envs
-        self.rows: NDArray[np.int64] = np.zeros(num_envs, dtype=np.int64)
         self.bases: NDArray[np.int64] = np.zeros(num_envs, dtype=np.int64)
         self._data = data
         self._kind = settings.starts
@@ -112,7 +110,7 @@ class Starts:
         before = self._current[index]
         start = self._choose(draws, symbol, start_row, None if before is None else (before.symbol, row))
         self._current[index] = start
-        self.rows[index], self.bases[index] = start.row, self._bases[start.symbol]
+        self.bases[index] = self._bases[start.symbol]
         return start
 
     def reason(self, index: int, row: int) -> Reason:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
 from env.faces import RENDER_MODES, opened, rendered
+from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
 from env.market_model import MarketModel
-from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.seeding import Stream
 from env.settings import EnvSettings
@@ -156,11 +156,11 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one step: order at this close, fill from the next open on, mark at the next close."""
-        reward, terminated, truncated = self.model.step(action)
+        observation, reward, terminated, truncated = self.model.step(action)
         info: dict[str, Any] = {}
         if terminated or truncated:
             info = {"reason": self.model.reason(0), "value": self.model.value(0)}
-        return self.model.observations(), reward * self._reward_scale, terminated, truncated, info
+        return observation, reward * self._reward_scale, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the state as one line of text ("ansi"), the episode so far as a picture ("rgb_array"), or None.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
 from env.faces import RENDER_MODES, opened, rendered
+from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
 from env.market_model import MarketModel
-from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.seeding import Stream
 from env.settings import EnvSettings
@@ -132,44 +132,35 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._ended = self._ended[~mask[self._ended]]
         return self.model.observations(), self._beginnings(indices)
 
-    def _begin(self, indices: list[int], symbol: str | None, start_row: int | None) -> None:
+    def _begin(self, indices: list[int], symbol: str | None, start_row: int | None, *, waits: bool = False) -> None:
         for index in indices:
             stream = self._streams[index]
             self._env_seeds[index] = stream.draw()
             self.model.rngs[index] = stream.rng
-        self.model.reset(indices, symbol, start_row)
+        self.model.reset(indices, symbol, start_row, waits=waits)
 
     def step(
         self, actions: Any
     ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
         """Take one step in every environment whose episode is running, and begin one in the others."""
-        ended = self._ended
-        if ended.size:
-            return self._step_and_reset(actions, ended)
-        rewards, terminated, truncated = self.model.step(actions)
-        infos = self._endings({}) if np.count_nonzero(self.model.ended) else {}
-        return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
-
-    def _step_and_reset(
-        self, actions: Any, reset: NDArray[np.int64]
-    ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
-        """Step, and reset where an episode has ended: those step too, from their new start, and are put back to it."""
+        if not self._ended.size:
+            observations, rewards, terminated, truncated = self.model.step(actions)
+            return (
+                observations,
+                rewards * self._reward_scale,
+                terminated,
+                truncated,
+                self._endings(terminated, truncated),
+            )
+        begun = self._ended
         if not self._begun:
-            self._begin(reset.tolist(), self.symbol, None)
+            self._begin(begun.tolist(), self.symbol, None, waits=True)
             self._begun = True
-        ignored = np.array(actions)
-        if ignored.shape[:1] == (self.num_envs,):  # else the model says what is wrong
-            ignored[reset] = 0
-        rewards, terminated, truncated = self.model.step(ignored)
-        self.model.rewind(reset.tolist())
+        observations, rewards, terminated, truncated = self.model.step(actions)
         self._begun = False
-        self._ended = reset[:0]
-        for column in (rewards, terminated, truncated):
-            column[reset] = 0
-        infos = self._beginnings(reset)
-        if np.count_nonzero(self.model.ended):
-            self._endings(infos)
-        return self.model.observations(), rewards * self._reward_scale, terminated, truncated, infos
+        self._ended = begun[:0]
+        infos = self._beginnings(begun) | self._endings(terminated, truncated)
+        return observations, rewards * self._reward_scale, terminated, truncated, infos
 
     def episode_record(self, index: int) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or after its end the last one, until its reset.
@@ -199,11 +190,14 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._inform(infos, "start_row", indices, [start_row for _, start_row in begun], np.int64)
         return infos
 
-    def _endings(self, infos: Infos) -> Infos:
-        self._ended = np.flatnonzero(self.model.ended)
-        reasons = [self.model.reason(index) for index in self._ended.tolist()]
-        self._inform(infos, "reason", self._ended, reasons, object)
-        self._inform(infos, "value", self._ended, self.model.equity[self._ended], np.float64)
+    def _endings(self, terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> Infos:
+        ended = terminated | truncated
+        infos: Infos = {}
+        if np.count_nonzero(ended):
+            self._ended = np.flatnonzero(ended)
+            indices = self._ended.tolist()
+            self._inform(infos, "reason", self._ended, list(map(self.model.reason, indices)), object)
+            self._inform(infos, "value", self._ended, list(map(self.model.value, indices)), np.float64)
         return infos
 
     def _inform(self, infos: Infos, name: str, indices: NDArray[np.int64], values: Any, dtype: Any) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
-from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.settings import EnvSettings
 from schemas.errors import WindowError

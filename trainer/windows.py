@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from env.bars import SymbolBars
 from env.features import Recipe
+from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
-from env.observation import OBSERVATION_LIMIT
 from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log, StoredRecord

@@ -48,7 +48,7 @@ class Case:
             side=self.side,
             net_pnl=self.net_pnl,
             bars=self.bars,
-            in_position=self.exposure != 0,
+            steps_in_position=int(np.count_nonzero(self.exposure)),
             traded_notional=float(np.abs(self.quantity * self.price).sum()),
             actions=self.actions,
             bars_per_year=self.year,

@@ -74,7 +74,7 @@ def play(request, make_bars) -> Callable[..., Played]:
                 # Another action for the neighbours, which must not be seen in the one between them.
                 other = np.zeros_like(given)
                 given = np.stack([other, given, other])
-            reward, terminated, truncated = model.step(given)
+            _, reward, terminated, truncated = model.step(given)
             index = 1 if shape == "batch" else 0
             rewards.append(float(np.atleast_1d(reward)[index]))
             if np.any(terminated | truncated):

@@ -16,7 +16,7 @@ def metrics_of(equity: list[float], trades: list[tuple[int, float, int]] | None 
     steps = len(equity) - 1
     side, net_pnl, bars = (np.array([trade[i] for trade in trades or []]) for i in range(3))
     given: dict[str, Any] = {
-        "in_position": np.zeros(steps, dtype=np.bool_),
+        "steps_in_position": 0,
         "traded_notional": 0.0,
         "actions": np.zeros(steps, dtype=np.int64),
         "bars_per_year": 252.0,
@@ -89,9 +89,8 @@ def test_trades_are_counted_by_side():
 
 
 def test_exposure_turnover_and_changes():
-    held = np.array([True, True, False, True])
     metrics = metrics_of(
-        [100.0, 110.0, 90.0, 100.0, 100.0], in_position=held, traded_notional=250.0, actions=np.array([2, 2, 1, 0])
+        [100.0, 110.0, 90.0, 100.0, 100.0], steps_in_position=3, traded_notional=250.0, actions=np.array([2, 2, 1, 0])
     )
     assert (metrics.exposure, metrics.turnover) == (0.75, 2.5)
     assert metrics.action_change_rate == pytest.approx(2 / 3)

@@ -138,7 +138,7 @@ def test_sequential_episodes_follow_each_other_through_all_symbols(make_bars):
         begun.append(model.beginning(0))
         ended = False
         while not ended:
-            _, terminated, truncated = model.step(1)
+            _, _, terminated, truncated = model.step(1)
             ended = terminated or truncated
     assert begun == [("AAA", 11), ("AAA", 13), ("BBB", 1), ("BBB", 3), ("AAA", 11), ("AAA", 13)]
 

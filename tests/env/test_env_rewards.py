@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from env_kinds import market, settings_of
 
-from env.rewards import REWARDS, RewardInput, reward_function
+from env import kernel
+from env.rewards import OfUser, RewardInput
+from env.rules import rules_of
 from env.settings import EnvSettings
+from env.state import ACCOUNT
 from env.trading_env import TradingEnv
 from env.vector_env import TradingVectorEnv
 from schemas.errors import InputError, SettingsError
@@ -21,14 +24,28 @@ def paid_by(reward: str, **values: object) -> EnvSettings:
     return EnvSettings.model_validate({"reward": reward} | values)
 
 
-def step_of(before: float, after: float, peak: float, number: int = 0) -> RewardInput:
-    return RewardInput(before, after, peak, cash=after, position=0.0, price=100.0, row=number, step=number)
+def account_before(equity: float) -> np.ndarray:
+    account = np.zeros((), ACCOUNT)
+    account["equity"] = account["highest"] = equity
+    return account
+
+
+def paid(settings: EnvSettings, account: np.ndarray, equity: float) -> float:
+    """Take a step to ``equity``, as the compiled step does."""
+    account["equity_before"], account["highest_before"] = account["equity"], account["highest"]
+    account["equity"] = equity
+    account["highest"] = max(equity, account["highest"])
+    return kernel.reward_of(rules_of(settings)[()], account[()])
 
 
 def along(reward: str, curve: list[float] = CURVE, **values: object) -> list[float]:
-    function = reward_function(paid_by(reward, **values))
-    peaks = np.maximum.accumulate(curve).tolist()
-    return [function(step_of(curve[n], curve[n + 1], peaks[n], n)) for n in range(len(curve) - 1)]
+    account = account_before(curve[0])
+    return [paid(paid_by(reward, **values), account, equity) for equity in curve[1:]]
+
+
+def given(before: float, after: float, peak: float, number: int = 0) -> RewardInput:
+    numbers = (before, after, peak, after, 0.0, 100.0, number, number)
+    return RewardInput(*(np.array([number]) for number in numbers))
 
 
 def test_log_return_adds_up_to_the_log_of_the_growth():
@@ -71,36 +88,14 @@ def test_differential_sharpe_is_the_derivative_of_the_moving_sharpe_ratio_in_its
 
 
 def test_differential_sharpe_begins_each_episode_anew():
-    function = reward_function(paid_by("differential_sharpe"), 2)
-
-    def step(equity: list[float]) -> list[float]:
-        before = np.full(2, 100.0)
-        zeros = np.zeros(2, dtype=np.int64)
-        given = RewardInput(before, np.array(equity), before, before, np.zeros(2), before, zeros, zeros)
-        return list(function(given))
-
-    step([101.0, 101.0])
-    function.begin([1])
-    again = step([99.0, 99.0])
-    assert again[0] != 0.0
-    assert again[1] == 0.0
-
-
-@pytest.mark.parametrize("reward", REWARDS)
-def test_a_batch_gives_bit_by_bit_what_one_environment_gives(reward):
-    rng = np.random.default_rng(1)
-    curves = 10_000.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, (50, 17)), axis=0))
-    peaks = np.maximum.accumulate(curves, axis=0)
-    function = reward_function(paid_by(reward), 17)
-    rows = np.arange(17)
-    batch = [
-        function(RewardInput(*curves[n : n + 2], peaks[n], curves[n], curves[n], curves[n], rows, rows))
-        for n in range(49)
-    ]
-    for index in range(17):
-        alone = along(reward, curves[:, index].tolist())
-        assert [row[index] for row in batch] == alone
-        assert all(type(value) is float for value in alone)
+    settings = settings_of("targets", reward="differential_sharpe", episode_length=5, starts="whole")
+    env = TradingEnv(market(settings), settings)
+    episodes = []
+    for _ in range(2):
+        env.reset(seed=1)
+        episodes.append([env.step(2)[1] for _ in range(4)])
+    assert episodes[0] == episodes[1]
+    assert episodes[0][1] != 0.0
 
 
 @pytest.mark.parametrize(
@@ -113,8 +108,9 @@ def test_a_batch_gives_bit_by_bit_what_one_environment_gives(reward):
     ],
 )
 def test_ruin_is_paid_a_finite_negative_number(reward, expected):
-    function = reward_function(paid_by(reward))
-    assert function(step_of(10_000.0, -500.0, peak=20_000.0)) == pytest.approx(expected)
+    account = account_before(10_000.0)
+    account["highest"] = 20_000.0
+    assert paid(paid_by(reward), account, -500.0) == pytest.approx(expected)
 
 
 def test_ruin_is_finite_for_differential_sharpe_too():
@@ -141,12 +137,11 @@ def test_function_of_the_user_gets_arrays_and_gives_one_reward_each(user_module)
         return (given.equity - given.equity_before) / 2
 
     user_module.half = half
-    name = f"{user_module.__name__}:half"
-    assert reward_function(paid_by(name))(step_of(10.0, 12.0, 10.0, 3)) == 1.0
-    assert all(value.shape == (1,) for value in seen[0])
-    assert seen[0].row.dtype == np.int64
+    half_of = OfUser(f"{user_module.__name__}:half")
+    assert half_of(given(10.0, 12.0, 10.0, 3)).tolist() == [1.0]
     two = RewardInput(*(np.full(2, number) for number in (10.0, 14.0, 10.0, 1.0, 0.0, 1.0, 3, 3)))
-    assert reward_function(paid_by(name), 2)(two).tolist() == [2.0, 2.0]
+    assert half_of(two).tolist() == [2.0, 2.0]
+    assert seen[1] is two
 
 
 @pytest.mark.parametrize("kind", ["targets", "portfolio: weights"])
@@ -187,9 +182,9 @@ def test_function_of_the_user_that_gives_nan_or_another_shape_is_told_by_name(us
     user_module.bad = lambda given: np.log(given.equity - 12.0)
     user_module.one = lambda _: 1.0
     with np.errstate(divide="ignore"), pytest.raises(InputError, match=r":bad', environment 0: .*finite.* got -inf"):
-        reward_function(paid_by(f"{user_module.__name__}:bad"))(step_of(10.0, 12.0, 10.0))
+        OfUser(f"{user_module.__name__}:bad")(given(10.0, 12.0, 10.0))
     with pytest.raises(InputError, match=r":one': expected an array \(1,\), one reward per environment, got"):
-        reward_function(paid_by(f"{user_module.__name__}:one"))(step_of(10.0, 12.0, 10.0))
+        OfUser(f"{user_module.__name__}:one")(given(10.0, 12.0, 10.0))
 
 
 @pytest.mark.parametrize(
@@ -203,4 +198,4 @@ def test_function_of_the_user_that_gives_nan_or_another_shape_is_told_by_name(us
 )
 def test_unknown_reward_is_one_clear_line(reward, words):
     with pytest.raises(SettingsError, match=words):
-        reward_function(paid_by(reward))
+        rules_of(paid_by(reward))

@@ -1,11 +1,11 @@
-"""What is written down at each step: a ring over all environments, which grows, and holds less on request."""
+"""What is written down at each step: arrays over all environments, which grow, and hold less on request."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from env import market_model
+from env import memory
 from env.market_model import MarketModel
 from env.settings import EnvSettings
 
@@ -28,8 +28,9 @@ def assert_same_record(left, right):
 @pytest.mark.parametrize("portfolio", [False, True])
 @pytest.mark.parametrize("capacity", [2, 4_096])
 def test_records_of_a_batch_are_those_of_its_environments_alone(random_data, monkeypatch, portfolio, capacity):
-    # Lengths of 23 wrap around a ring of 32, and make one of 2 grow while episodes are under way.
-    monkeypatch.setattr(market_model, "_FIRST_CAPACITY", capacity)
+    # Rooms of 2 grow while episodes are under way.
+    monkeypatch.setattr(memory, "_FIRST_STEPS", capacity)
+    monkeypatch.setattr(memory, "_FIRST_FILLS", capacity)
     options = EnvSettings.model_validate(VALUES | {"portfolio": portfolio, "episode_length": 23})
     count, rng = 3, np.random.default_rng(5)
     batch = MarketModel(random_data, options, None, count, [np.random.default_rng(i) for i in range(count)])
@@ -40,7 +41,7 @@ def test_records_of_a_batch_are_those_of_its_environments_alone(random_data, mon
     compared = 0
     for step in range(150):
         actions = rng.integers(0, 3, (count, 2) if portfolio else count)
-        _, terminated, truncated = batch.step(actions)
+        _, _, terminated, truncated = batch.step(actions)
         ended = terminated | truncated
         ended[0] |= step % 40 == 7  # it begins anew in the middle: episodes do not all end together
         for index, model in enumerate(alone):

@@ -1,0 +1,43 @@
+"""Compiling loops over numbers with numba, and handing them arrays by address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numba
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function on its first call, and keep the machine code on disk beside it.
+
+    The code on disk is used as long as the file of the function itself is unchanged: numba does not look at what it
+    calls or which constants it takes from other modules. So a compiled function and all that it calls and takes
+    belong into one file.
+
+    IEEE double precision in the order that is written: no fast math, and no exception where something is divided by 0.
+    """
+    options = {"error_model": "numpy", "nogil": True}
+    try:
+        made: Callable[P, R] = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to write, as in a read-only container: then each process compiles for itself
+        made = numba.njit(**options)(function)
+    return made
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(typing_context: Any, address: Any) -> Any:
+    """Turn an integer address into a pointer, for ``numba.carray``.
+
+    A call with one argument that holds the addresses of twenty arrays takes a fifth of the time of a call with twenty.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
