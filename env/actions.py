@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -46,17 +45,11 @@ class Choices:
             self.labels = tuple(f"{target:g}" for target in settings.targets)
 
     def read(self, given: Any) -> None:
-        """Read actions of all environments into ``numbers``.
+        """Read actions of all environments into ``numbers``; not for one choice of one environment.
 
         Raises:
             ActionError: Another shape, or no integers.
         """
-        if self._single and not self.vector:
-            try:
-                self.numbers[0, 0] = operator.index(given)
-            except (TypeError, OverflowError):
-                raise self.refused(0, given) from None
-            return
         array = np.asarray(given)
         if self._single and array.ndim:
             array = array[np.newaxis]

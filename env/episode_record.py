@@ -173,9 +173,7 @@ def build_record(
     fills, trades = fill_columns(kept, market), trade_columns(kept, market)
     values = np.empty(steps + 1)
     values[0], values[1:] = settings.initial_cash, kept.steps["equity"]
-    done = kept.actions.astype(actions.dtype, copy=False)
-    if not actions.vector:
-        done = done[:, 0]
+    done = (kept.actions if actions.vector else kept.actions[:, 0]).astype(actions.dtype)
     counts = np.bincount(done.reshape(-1), minlength=len(actions.labels)).tolist() if actions.labels else ()
     pnl = float(values[-1] - values[0])
     costs = {name: float(account[name]) for name in ("fee", "slippage", "borrow", "funding", "interest")}
@@ -272,6 +270,6 @@ def _positions_table(
         "step": np.repeat(np.arange(steps), symbols),
         "symbol": np.tile(market.symbols, steps),
         "price": mark.reshape(-1),
-        "position": held["position"].reshape(-1),
+        "position": held["position"].flatten(),
         "stale": stale.reshape(-1),
     }

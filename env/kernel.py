@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from env.compiled import compiled, pointer
-from env.state import ACCOUNT, FILL, HELD, HOLDING, ORDER, STEP, TRADE
+from env.compiled import compiled, pointer, prefetch
+from env.state import ACCOUNT, FILL, FRAME, HELD, HOLDING, ORDER, STEP, TRADE
 
 RUIN_RATIO = 1e-6
 """An account that keeps no more than this part of its equity over one step is ruined; E <= 0 always is."""
@@ -47,6 +47,7 @@ LOG_RETURN, RETURN, PNL, DIFFERENTIAL_SHARPE, DRAWDOWN_PENALISED, OF_USER = rang
 
 # Why no environment has taken the step.
 HAS_ENDED, BAD_ACTION, NO_ROOM = range(3)
+_FILL_BYTES, _TRADE_BYTES, _STEP_BYTES, _HELD_BYTES = FILL.itemsize, TRADE.itemsize, STEP.itemsize, HELD.itemsize
 _FILLS_A_STEP = 3  # of one symbol: at the open, inside the bar, at the end
 
 
@@ -659,8 +660,9 @@ def observe(f: Any, b: int, out: Any) -> None:
     row = a.row
     size = f.window * f.columns
     first = (row - f.window + 1) * f.columns
+    window = features[first : first + size]  # indexed from 0 on, the loop becomes a copy of whole vectors
     for k in range(size):
-        out[k] = features[first + k]
+        out[k] = window[k]
     # Above 0 where there is no equity: what is then divided by it means nothing but its sign, which the clip keeps.
     divisor = max(a.equity, _LEAST_EQUITY)
     place = size
@@ -714,35 +716,83 @@ def refusal(f: Any, b: int) -> int:
 
 
 @compiled
-def step_one(frame: Any, out: Any) -> tuple[int, float]:
+def begin(address: int, b: int, row: int, end: int, cash: float, waits: bool) -> None:
+    """Begin an episode of environment ``b`` at a row; with ``waits`` it sits out the next step."""
+    f = carray(pointer(address), 1, FRAME)[0]
+    a = carray(pointer(f.accounts), f.envs, ACCOUNT)[b]
+    holdings = carray(pointer(f.holdings), f.envs * f.symbols, HOLDING)
+    a.row, a.start, a.end, a.waits = row, row, end, waits
+    a.cash = a.equity = a.highest = a.equity_before = a.highest_before = cash
+    a.reward = a.mean = a.square = a.total_reward = 0.0
+    a.fee = a.slippage = a.borrow = a.funding = a.interest = a.turnover = 0.0
+    a.cancelled = a.exposed = a.stale = a.fills = a.trades = a.opened = 0
+    a.terminated = a.ended = False
+    for s in range(f.symbols):
+        h = holdings[b * f.symbols + s]
+        h.position = h.chosen = h.carried = h.best = 0.0
+        h.cost = 1.0
+        h.entry_row = row
+
+
+@compiled
+def step_one(address: int, out: Any) -> tuple[int, float]:
     """Take a step in the only environment.
 
     Returns:
         Below 0: nothing was done (:func:`refusal`). 0: the episode goes on; 1: it was terminated; 2: truncated. And
-        the reward.
+        the reward, scaled.
     """
-    f = frame[0]
+    f = carray(pointer(address), 1, FRAME)[0]
     refused = refusal(f, 0)
     if refused < 0:
         return refused, 0.0
     advance(f, 0)
     observe(f, 0, out)
     a = carray(pointer(f.accounts), f.envs, ACCOUNT)[0]
-    return (1 if a.terminated else 2) if a.ended else 0, a.reward
+    return (1 if a.terminated else 2) if a.ended else 0, a.reward * f.rules.scale
 
 
 @compiled
-def step_all(frame: Any, out: Any, rewards: Any, terminated: Any, truncated: Any) -> int:
+def step_choice(address: int, choice: int, out: Any) -> tuple[int, float]:
+    """Take a step in the only environment, whose action is one choice; returns what :func:`step_one` does."""
+    f = carray(pointer(address), 1, FRAME)[0]
+    carray(pointer(f.given), 1, np.float64)[0] = choice
+    return step_one(address, out)
+
+
+@compiled
+def prefetch_places(f: Any, b: int) -> None:
+    """Have the cache lines brought that the step of an environment will write its record into.
+
+    They lie where no hardware prefetcher looks: without this, two fifths of a step of 256 environments are spent on
+    waiting for them.
+    """
+    a = carray(pointer(f.accounts), f.envs, ACCOUNT)[b]
+    fill = f.fills + (b * f.fills_room + a.fills) * _FILL_BYTES
+    trade = f.trades + (b * f.fills_room + a.trades) * _TRADE_BYTES
+    prefetch(fill)
+    prefetch(trade)
+    prefetch(trade + 64)
+    place = b * f.steps_room + a.row - a.start
+    prefetch(f.steps + place * _STEP_BYTES)
+    if f.held_room > 0:
+        prefetch(f.held + place * f.symbols * _HELD_BYTES)
+
+
+@compiled
+def step_all(address: int, out: Any, rewards: Any, terminated: Any, truncated: Any) -> int:
     """Take a step in every environment that does not wait.
 
     Returns:
         Below 0: no environment has stepped (:func:`refusal` of the first that cannot). Else how many episodes ended.
     """
-    f = frame[0]
+    f = carray(pointer(address), 1, FRAME)[0]
     for b in range(f.envs):
         refused = refusal(f, b)
         if refused < 0:
             return refused
+    for b in range(f.envs):
+        prefetch_places(f, b)
     accounts = carray(pointer(f.accounts), f.envs, ACCOUNT)
     ended = 0
     for b in range(f.envs):
@@ -752,7 +802,8 @@ def step_all(frame: Any, out: Any, rewards: Any, terminated: Any, truncated: Any
             rewards[b], terminated[b], truncated[b] = 0.0, False, False
         else:
             advance(f, b)
-            rewards[b], terminated[b], truncated[b] = a.reward, a.terminated, a.ended and not a.terminated
+            rewards[b] = a.reward * f.rules.scale
+            terminated[b], truncated[b] = a.terminated, a.ended and not a.terminated
             if a.ended:
                 ended += 1
         observe(f, b, out[b])
@@ -760,8 +811,8 @@ def step_all(frame: Any, out: Any, rewards: Any, terminated: Any, truncated: Any
 
 
 @compiled
-def observe_all(frame: Any, out: Any) -> None:
+def observe_all(address: int, out: Any) -> None:
     """Write the observations of all environments into ``out``, float32 (B, size)."""
-    f = frame[0]
+    f = carray(pointer(address), 1, FRAME)[0]
     for b in range(f.envs):
         observe(f, b, out[b])

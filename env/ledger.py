@@ -38,7 +38,7 @@ class Market(NamedTuple):
     ts_open: NDArray[np.int64]
     ts_close: NDArray[np.int64]
 
-    def times(self, step: NDArray[np.int64], kind: NDArray[np.int64]) -> NDArray[np.int64]:
+    def times(self, step: NDArray[np.int64], kind: NDArray[np.int8]) -> NDArray[np.int64]:
         """A fill is at the open, or within the bar, which tells no time but its open; at the end of data at the close.
 
         Args:
@@ -54,7 +54,7 @@ class Market(NamedTuple):
 def fill_columns(kept: Kept, market: Market) -> Columns:
     """Return the columns of fills, which ``EpisodeRecord`` tells."""
     fills = kept.fills
-    step, kind = fills["step"].copy(), fills["kind"]
+    step, kind = fills["step"].astype(np.int64), fills["kind"]
     # Trades are told in the order of their ends, the open ones after them.
     place = np.zeros(int(kept.account["opened"]), dtype=np.int64)
     place[kept.trades["trade"]] = np.arange(len(kept.trades))
@@ -81,11 +81,12 @@ def fill_columns(kept: Kept, market: Market) -> Columns:
 def trade_columns(kept: Kept, market: Market) -> Columns:
     """Return the columns of closed trades, which ``EpisodeRecord`` tells."""
     trades = kept.trades
-    begin, end, kind = trades["entry_step"].copy(), trades["exit_step"].copy(), trades["exit_kind"]
+    begin, end = trades["entry_step"].astype(np.int64), trades["exit_step"].astype(np.int64)
+    kind = trades["exit_kind"]
     gross, fee, borrow, funding = (trades[name].copy() for name in ("gross_pnl", "fee", "borrow", "funding"))
     return {
         "symbol": market.symbols[trades["symbol"]],
-        "side": trades["side"].astype(np.int8),
+        "side": trades["side"].copy(),
         "quantity": trades["quantity"].copy(),
         "entry_ts": market.ts_open[begin],
         "exit_ts": market.times(end, kind),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from env import kernel
-from env.actions import action_reader
+from env.actions import Choices, action_reader
 from env.episode_record import EpisodeRecord, Told, build_record
 from env.market_data import MarketData
 from env.memory import Memory
@@ -25,15 +26,11 @@ from schemas.errors import InputError
 Observations = NDArray[np.float32]
 
 
-class Step(NamedTuple):
-    """What a step returns: arrays with an axis (B,) in front, or for one environment an array and plain numbers."""
+Step = tuple[Observations, Any, Any, Any]
+"""What a step returns: new observations float32 (B, size), rewards float64 (B,) times ``reward_scale``, terminated and
+truncated bool (B,); for one environment an array (size,) and plain numbers."""
 
-    observations: Observations
-    """float32 (B, size), new."""
-    rewards: Any
-    """Unscaled, float64 (B,)."""
-    terminated: Any
-    truncated: Any
+_FLOAT32 = np.dtype(np.float32)
 
 
 class MarketModel:
@@ -65,12 +62,13 @@ class MarketModel:
         if len(rngs) != count:
             raise InputError(f"market model: expected {count} generators, one per environment, got {len(rngs)}")
         self.data, self.settings, self.num_envs, self.rngs = data, settings, count, list(rngs)
-        self._single = num_envs is None
+        self._single, self._cash = num_envs is None, settings.initial_cash
         self._bars = data.on_common_clock() if settings.portfolio else data
         symbols = len(data.symbols) if settings.portfolio else None
         self._symbols = symbols or 1
         self._starts = Starts(data, settings, count)
         self._actions = action_reader(settings, num_envs, symbols)
+        self._choice = self._actions if isinstance(self._actions, Choices) and symbols is None else None
         _, self._reward = reward_of(settings)
         self._features = self._bars.scaled(scaler, kernel.OBSERVATION_LIMIT)
         self._columns = self._features.shape[1]
@@ -114,11 +112,11 @@ class MarketModel:
             **{name: array.__array_interface__["data"][0] for name, array in self._arrays.items()},
         }.items():
             frame[name] = value
-        self._frame = frame
+        self._frame, self._address = frame, int(frame.ctypes.data)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the addresses: they are made again."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_frame", "_arrays")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_frame", "_address", "_arrays")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -143,7 +141,7 @@ class MarketModel:
         accounts = self._memory.accounts
         for index in indices:
             start = self._starts.begin(index, self.rngs[index], symbol, start_row, int(accounts["row"][index]))
-            self._memory.begin(index, start.row, start.end, self.settings.initial_cash, waits=waits)
+            kernel.begin(self._address, index, start.row, start.end, self._cash, waits)
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -157,26 +155,38 @@ class MarketModel:
             ActionError: An action is outside of the action space. No environment has taken the step then.
             InputError: An environment's episode has ended, or none was begun.
         """
-        self._actions.read(actions)
         if self._single:
-            observation = np.empty(self.observation_size, np.float32)
-            outcome, reward = kernel.step_one(self._frame, observation)
-            if outcome < 0:
-                self._refused(outcome)
-                return self.step(actions)
-            if self._reward is not None:
-                reward = float(self._rewarded(self._reward)[0])
-            return Step(observation, reward, outcome == 1, outcome == 2)
+            return self._step_one(actions)
+        self._actions.read(actions)
         count = self.num_envs
         observations, rewards = np.empty((count, self.observation_size), np.float32), np.empty(count)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
-        outcome = kernel.step_all(self._frame, observations, rewards, terminated, truncated)
+        outcome = kernel.step_all(self._address, observations, rewards, terminated, truncated)
         if outcome < 0:
             self._refused(outcome)
             return self.step(actions)
         if self._reward is not None:
             rewards = self._rewarded(self._reward)
-        return Step(observations, rewards, terminated, truncated)
+        return observations, rewards, terminated, truncated
+
+    def _step_one(self, action: Any) -> Step:
+        observation = np.empty(self.observation_size, _FLOAT32)
+        if self._choice is not None:
+            try:
+                outcome, reward = kernel.step_choice(self._address, operator.index(action), observation)
+            except (TypeError, OverflowError):
+                raise self._choice.refused(0, action) from None
+        else:
+            self._actions.read(action)
+            outcome, reward = kernel.step_one(self._address, observation)
+        if outcome < 0:
+            self._refused(outcome)
+            return self._step_one(action)
+        if self._reward is not None:
+            reward = float(self._rewarded(self._reward)[0])
+        if outcome == 0:
+            return observation, reward, False, False
+        return observation, reward, outcome == 1, outcome == 2
 
     def _refused(self, outcome: int) -> None:
         """Make room, or raise what is wrong with the step."""
@@ -210,14 +220,14 @@ class MarketModel:
         accounts["reward"] = rewards
         accounts["total_reward"] += rewards
         self._memory.steps["reward"][at, step[at]] = rewards[at]
-        return rewards
+        return rewards * self.settings.reward_scale
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
     def observations(self) -> Observations:
         """Return what is known at the close of the current bars: new float32 (size,), or (B, size)."""
         observations = np.empty((self.num_envs, self.observation_size), np.float32)
-        kernel.observe_all(self._frame, observations)
+        kernel.observe_all(self._address, observations)
         return observations[0] if self._single else observations
 
     @property

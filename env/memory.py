@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from env.settings import EnvSettings
 from env.state import ACCOUNT, FILL, HELD, HOLDING, ORDER, STEP, TRADE
 
-_FIRST_STEPS = 4096
-_FIRST_FILLS = 64
+_RESERVED = 1 << 28
+"""Bytes that an array may take at first. They are address space: memory is taken where something is written."""
 
 
 class Kept(NamedTuple):
-    """What is kept of one episode: copies."""
+    """What is kept of one episode: views, but for the account and the holdings."""
 
     account: Any
     """One record ``ACCOUNT``."""
@@ -55,7 +55,8 @@ class Memory:
     """
 
     def __init__(self, envs: int, symbols: int, size: int, settings: EnvSettings, longest: int) -> None:
-        steps, fills = min(longest, _FIRST_STEPS), min(3 * symbols * longest, 3 * symbols + _FIRST_FILLS)
+        steps = _room(longest, envs * symbols * HELD.itemsize)
+        fills = max(_room(longest * symbols, envs * TRADE.itemsize), 3 * symbols)
         self.accounts = np.zeros(envs, ACCOUNT)
         self.accounts["ended"] = True  # as long as no episode was begun
         self.accounts["equity"] = self.accounts["highest"] = 1.0
@@ -72,18 +73,6 @@ class Memory:
         """Return all of them by name."""
         return dict(vars(self))
 
-    def begin(self, index: int, row: int, end: int, cash: float, *, waits: bool) -> None:
-        """Begin an episode of environment ``index``."""
-        account = np.zeros((), ACCOUNT)
-        account["row"] = account["start"] = row
-        account["end"] = end
-        for name in ("cash", "equity", "highest", "equity_before", "highest_before"):
-            account[name] = cash
-        account["waits"] = waits
-        self.accounts[index] = account
-        self.holdings[index] = np.zeros((), HOLDING)
-        self.holdings["cost"][index] = 1.0
-
     def grow(self, index: int) -> None:
         """Double what environment ``index`` has filled: the room for steps, or else that for fills and trades."""
         account = self.accounts[index]
@@ -95,15 +84,20 @@ class Memory:
             setattr(self, name, larger)
 
     def read(self, index: int) -> Kept:
-        """Copy what is kept of the current or last episode of environment ``index``."""
+        """Return what is kept of the current or last episode of environment ``index``."""
         account = self.accounts[index].copy()
         steps = int(account["row"] - account["start"])
         return Kept(
             account=account,
             holdings=self.holdings[index].copy(),
-            steps=self.steps[index, :steps].copy(),
-            actions=self.actions[index, :steps].copy(),
-            held=self.held[index, :steps].copy() if self.held.size else None,
-            fills=self.fills[index, : account["fills"]].copy(),
-            trades=self.trades[index, : account["trades"]].copy(),
+            steps=self.steps[index, :steps],
+            actions=self.actions[index, :steps],
+            held=self.held[index, :steps] if self.held.size else None,
+            fills=self.fills[index, : account["fills"]],
+            trades=self.trades[index, : account["trades"]],
         )
+
+
+def _room(longest: int, bytes_each: int) -> int:
+    """How many places an array has at first, of those that it may need."""
+    return max(min(longest, _RESERVED // bytes_each), 2)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from env.compiled import compiled
 
 Floats = NDArray[np.float64]
 
@@ -139,12 +141,13 @@ def episode_metrics(
     annual_return = _annual_return(growth, steps, year)
     fall, fall_bars = drawdown(equity)
     tail = _tail(returns)
-    gains, losses = float(net_pnl[net_pnl > 0].sum()), -float(net_pnl[net_pnl < 0].sum())
-    mean_equity = float(equity.mean())
+    trades = _trade_sums(_floats(side), _floats(net_pnl))
+    lengths = np.sort(bars)
+    middle = len(lengths) // 2
     return EpisodeMetrics(
         total_return=growth - 1.0,
         annual_return=annual_return,
-        volatility=_finite(float(np.std(returns, ddof=1)) * root) if steps > 1 else None,
+        volatility=_finite(_moments(returns)[1] * root) if steps > 1 else None,
         sharpe=per_step,
         annual_sharpe=None if per_step is None else _finite(per_step * root),
         sortino=downside,
@@ -154,15 +157,15 @@ def episode_metrics(
         max_drawdown_bars=fall_bars,
         var_95=tail[0],
         cvar_95=tail[1],
-        profit_factor=_ratio(gains, losses),
-        expectancy=_mean(net_pnl),
-        win_rate=_mean(net_pnl > 0),
-        win_rate_long=_mean(net_pnl[side > 0] > 0),
-        win_rate_short=_mean(net_pnl[side < 0] > 0),
-        exposure=steps_in_position / steps if steps else None,
-        turnover=_ratio(traded_notional, mean_equity),
-        mean_trade_bars=_mean(bars),
-        median_trade_bars=float(np.median(bars)) if bars.size else None,
+        profit_factor=_ratio(trades.gains, trades.losses),
+        expectancy=_share(trades.gains - trades.losses, trades.long + trades.short),
+        win_rate=_share(trades.won_long + trades.won_short, trades.long + trades.short),
+        win_rate_long=_share(trades.won_long, trades.long),
+        win_rate_short=_share(trades.won_short, trades.short),
+        exposure=_share(steps_in_position, steps),
+        turnover=_ratio(traded_notional, float(equity.sum()) / len(equity)),
+        mean_trade_bars=_share(float(lengths.sum()), len(lengths)),
+        median_trade_bars=float(lengths[middle] + lengths[-1 - middle]) / 2.0 if len(lengths) else None,
         action_change_rate=_change_rate(actions),
         fee=fee,
         slippage=slippage,
@@ -184,10 +187,8 @@ def sharpe(returns: Floats) -> float | None:
     """
     if returns.size < 2:
         return None
-    deviation = float(np.std(returns, ddof=1))
-    if deviation <= _NO_SPREAD * max(1.0, float(np.max(np.abs(returns)))):
-        return None
-    return float(np.mean(returns)) / deviation
+    mean, deviation, largest, _ = _moments(_floats(returns))
+    return None if deviation <= _NO_SPREAD * max(1.0, largest) else mean / deviation
 
 
 def sortino(returns: Floats) -> float | None:
@@ -201,8 +202,8 @@ def sortino(returns: Floats) -> float | None:
     """
     if not returns.size:
         return None
-    downside = math.sqrt(float(np.mean(np.square(np.minimum(returns, 0.0)))))
-    return None if downside <= _NO_SPREAD else float(np.mean(returns)) / downside
+    mean, _, _, downside = _moments(_floats(returns))
+    return None if downside <= _NO_SPREAD else mean / downside
 
 
 def drawdown(equity: Floats) -> tuple[float, int]:
@@ -216,24 +217,85 @@ def drawdown(equity: Floats) -> tuple[float, int]:
         where equity turned negative), and the steps from the last time at that peak until equity is back at it, or
         to the end.
     """
-    peaks = np.maximum.accumulate(equity)
-    falls = (peaks - equity) / peaks
-    trough = int(np.argmax(falls))
-    fall = float(falls[trough])
-    if fall == 0.0:
-        return 0.0, 0
-    peak = peaks[trough]
-    begin = int(np.flatnonzero(equity[:trough] == peak)[-1])
-    back = np.flatnonzero(equity[trough:] >= peak)
-    end = trough + int(back[0]) if back.size else len(equity) - 1
+    return _drawdown(_floats(equity))
+
+
+@compiled
+def _drawdown(equity: Floats) -> tuple[float, int]:
+    fall, begin, end = 0.0, 0, 0
+    peak, peak_at, open_fall = equity[0], 0, False  # an open fall is the largest one, not yet made up for
+    for step in range(len(equity)):
+        value = equity[step]
+        if value >= peak:
+            if open_fall:
+                end, open_fall = step, False
+            peak, peak_at = value, step
+        elif (peak - value) / peak > fall:
+            fall, begin, open_fall = (peak - value) / peak, peak_at, True
+    if open_fall:
+        end = len(equity) - 1
     return fall, end - begin
+
+
+@compiled
+def _moments(returns: Floats) -> tuple[float, float, float, float]:
+    """Mean, standard deviation (ddof 1), largest absolute value, and root of the mean of min(return, 0)²."""
+    count = len(returns)
+    total = largest = lost = 0.0
+    for value in returns:
+        total += value
+        largest = max(largest, abs(value))
+        lost += min(value, 0.0) ** 2
+    mean = total / count
+    squares = 0.0
+    for value in returns:
+        squares += (value - mean) ** 2
+    return mean, math.sqrt(squares / max(count - 1, 1)), largest, math.sqrt(lost / count)
+
+
+class _TradeSums(NamedTuple):
+    gains: float
+    losses: float
+    long: int
+    short: int
+    won_long: int
+    won_short: int
+
+
+@compiled
+def _sums_of_trades(side: Floats, net_pnl: Floats) -> tuple[float, float, int, int, int, int]:
+    gains = losses = 0.0
+    longs = shorts = won_long = won_short = 0
+    for trade in range(len(side)):
+        won = net_pnl[trade] > 0.0
+        if won:
+            gains += net_pnl[trade]
+        else:
+            losses -= net_pnl[trade]
+        if side[trade] > 0.0:
+            longs += 1
+            won_long += won
+        else:
+            shorts += 1
+            won_short += won
+    return gains, losses, longs, shorts, won_long, won_short
+
+
+def _trade_sums(side: Floats, net_pnl: Floats) -> _TradeSums:
+    return _TradeSums(*_sums_of_trades(side, net_pnl))
+
+
+def _floats(values: NDArray[Any]) -> Floats:
+    return np.ascontiguousarray(values, dtype=np.float64)
 
 
 def _annual_return(growth: float, steps: int, year: float) -> float | None:
     if growth <= 0.0 or not steps:
         return None
-    with np.errstate(over="ignore"):
-        return _finite(float(np.power(growth, year / steps)) - 1.0)
+    try:
+        return _finite(growth ** (year / steps) - 1.0)
+    except OverflowError:
+        return None
 
 
 def _tail(returns: Floats) -> tuple[float | None, float | None]:
@@ -253,11 +315,13 @@ def _tail(returns: Floats) -> tuple[float | None, float | None]:
 
 def _change_rate(actions: NDArray[Any]) -> float | None:
     changed = actions[1:] != actions[:-1]
-    return _mean(changed if changed.ndim == 1 else changed.any(axis=1))
+    if changed.ndim > 1:
+        changed = changed.any(axis=1)
+    return _share(int(np.count_nonzero(changed)), len(changed))
 
 
-def _mean(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if values.size else None
+def _share(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _ratio(part: float | None, whole: float) -> float | None:

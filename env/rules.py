@@ -28,6 +28,7 @@ def rules_of(settings: EnvSettings) -> NDArray[Any]:
         "reward": reward_of(settings)[0],
         "decay": settings.reward_decay,
         "penalty": settings.drawdown_penalty,
+        "scale": settings.reward_scale,
     }
     for place, field in (("stop_at", "stop_loss"), ("profit_at", "take_profit"), ("trail_at", "trailing_stop")):
         values[field] = getattr(settings, field) or 0.0

@@ -11,7 +11,7 @@ def _layout(**fields: Any) -> np.dtype[Any]:
     return np.dtype(list(fields.items()), align=True)
 
 
-_F, _I, _U, _B = np.float64, np.int64, np.uint64, np.bool_
+_F, _I, _B = np.float64, np.int64, np.bool_
 
 ACCOUNT = _layout(
     # Rows of the bars: of the current close, of the first observation, and the last one that may be reached.
@@ -92,29 +92,23 @@ HELD = _layout(position=_F, borrow=_F, funding=_F)
 """One environment, step and symbol."""
 
 FILL = _layout(
-    step=_I,
-    symbol=_I,
-    trade=_I,  # that it opens, changes or closes, among those begun; of a reversal the one that it closes
-    kind=_I,
-    deed=_I,  # the kind that its quantity makes it
-    long=_I,  # 1 where the side that it enters, changes or leaves is long
     quantity=_F,
     price=_F,
     reference=_F,
     fee=_F,
     slippage=_F,
     after=_F,
+    step=np.int32,
+    trade=np.int32,  # that it opens, changes or closes, among those begun; of a reversal the one that it closes
+    symbol=np.int16,
+    kind=np.int8,
+    deed=np.int8,  # the kind that its quantity makes it
+    long=np.int8,  # 1 where the side that it enters, changes or leaves is long
 )
-"""One execution."""
+"""One execution: a line of the cache."""
 
 TRADE = _layout(
-    trade=_I,
-    symbol=_I,
-    side=_I,
     quantity=_F,
-    entry_step=_I,
-    exit_step=_I,
-    exit_kind=_I,
     entry_price=_F,
     exit_price=_F,
     gross_pnl=_F,
@@ -122,6 +116,12 @@ TRADE = _layout(
     slippage=_F,
     borrow=_F,
     funding=_F,
+    trade=np.int32,
+    entry_step=np.int32,
+    exit_step=np.int32,
+    symbol=np.int16,
+    side=np.int8,
+    exit_kind=np.int8,
 )
 """One closed trade."""
 
@@ -160,6 +160,7 @@ RULES = _layout(
     reward=_I,
     decay=_F,
     penalty=_F,
+    scale=_F,  # of what the learner sees
     liquidate_at_end=_B,
 )
 """The settings that a step reads."""
@@ -179,29 +180,29 @@ FRAME = _layout(
     held_room=_I,  # 0 where steps are not recorded
     choices=_I,  # targets
     # Addresses: the bars, ...
-    open=_U,
-    high=_U,
-    low=_U,
-    close=_U,
-    volume=_U,
-    funding=_U,
-    tradable=_U,
-    features=_U,
+    open=_I,
+    high=_I,
+    low=_I,
+    close=_I,
+    volume=_I,
+    funding=_I,
+    tradable=_I,
+    features=_I,
     # ... what actions mean and may be, ...
-    targets=_U,
-    given=_U,
-    low_bound=_U,
-    high_bound=_U,
+    targets=_I,
+    given=_I,
+    low_bound=_I,
+    high_bound=_I,
     # ... what observations hold, and what is remembered.
-    part_codes=_U,
-    accounts=_U,
-    holdings=_U,
-    orders=_U,
-    steps=_U,
-    actions=_U,
-    held=_U,
-    fills=_U,
-    trades=_U,
+    part_codes=_I,
+    accounts=_I,
+    holdings=_I,
+    orders=_I,
+    steps=_I,
+    actions=_I,
+    held=_I,
+    fills=_I,
+    trades=_I,
 )
 """All that a step needs."""
 

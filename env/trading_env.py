@@ -132,7 +132,6 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._np_random, self._np_random_seed = self._stream.rng, self._stream.seed
         self._env_seed: str | None = None
         self.model = MarketModel(bars, settings, scaler, None, [self._stream.rng])
-        self._reward_scale = settings.reward_scale
         self.action_space = action_space(settings, len(bars.symbols) if settings.portfolio else 1)
         self.observation_space = observation_space(self.model.observation_size, OBSERVATION_LIMIT)
 
@@ -160,7 +159,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         info: dict[str, Any] = {}
         if terminated or truncated:
             info = {"reason": self.model.reason(0), "value": self.model.value(0)}
-        return observation, reward * self._reward_scale, terminated, truncated, info
+        return observation, reward, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the state as one line of text ("ansi"), the episode so far as a picture ("rgb_array"), or None.

@@ -100,7 +100,6 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._streams = [Stream(source) for source in (streams if streams is not None else [None] * num_envs)]
         self.model = MarketModel(bars, settings, scaler, num_envs, [stream.rng for stream in self._streams])
         self._env_seeds: list[str | None] = [None] * num_envs
-        self._reward_scale = settings.reward_scale
         symbols = len(bars.symbols) if settings.portfolio else 1
         self.single_action_space = action_space(settings, symbols)
         self.single_observation_space = observation_space(self.model.observation_size, OBSERVATION_LIMIT)
@@ -147,7 +146,7 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             observations, rewards, terminated, truncated = self.model.step(actions)
             return (
                 observations,
-                rewards * self._reward_scale,
+                rewards,
                 terminated,
                 truncated,
                 self._endings(terminated, truncated),
@@ -160,7 +159,7 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._begun = False
         self._ended = begun[:0]
         infos = self._beginnings(begun) | self._endings(terminated, truncated)
-        return observations, rewards * self._reward_scale, terminated, truncated, infos
+        return observations, rewards, terminated, truncated, infos
 
     def episode_record(self, index: int) -> EpisodeRecord:
         """Tell the current episode of environment ``index``, or after its end the last one, until its reset.

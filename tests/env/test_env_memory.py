@@ -26,11 +26,10 @@ def assert_same_record(left, right):
 
 
 @pytest.mark.parametrize("portfolio", [False, True])
-@pytest.mark.parametrize("capacity", [2, 4_096])
-def test_records_of_a_batch_are_those_of_its_environments_alone(random_data, monkeypatch, portfolio, capacity):
-    # Rooms of 2 grow while episodes are under way.
-    monkeypatch.setattr(memory, "_FIRST_STEPS", capacity)
-    monkeypatch.setattr(memory, "_FIRST_FILLS", capacity)
+@pytest.mark.parametrize("reserved", [0, 1 << 20])
+def test_records_of_a_batch_are_those_of_its_environments_alone(random_data, monkeypatch, portfolio, reserved):
+    # Where nothing is reserved, the rooms of 2 grow while episodes are under way.
+    monkeypatch.setattr(memory, "_RESERVED", reserved)
     options = EnvSettings.model_validate(VALUES | {"portfolio": portfolio, "episode_length": 23})
     count, rng = 3, np.random.default_rng(5)
     batch = MarketModel(random_data, options, None, count, [np.random.default_rng(i) for i in range(count)])
