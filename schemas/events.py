@@ -53,8 +53,8 @@ class Event(Envelope):
 
     def encode(self) -> tuple[bytes, bytes, Headers]:
         """Key, value and headers of the record."""
-        body = self.model_dump(mode="json", exclude={"data"})
-        body["data"] = self.data.model_dump(mode="json")
+        body = {**self.__dict__, **(self.__pydantic_extra__ or {})}
+        body["data"] = self.data.body()
         headers = (
             ("ce_specversion", b"1.0"),
             ("ce_id", self.event_id.encode()),
@@ -64,7 +64,7 @@ class Event(Envelope):
             ("content-type", b"application/json"),
         )
         key = self.run_id if self.data.TOPIC == "runs" else str(getattr(self.data, "episode_id"))  # noqa: B009
-        return key.encode(), orjson.dumps(body), headers
+        return key.encode(), orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), headers
 
     def split(self, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Event]:
         """This event as records that each fit into ``max_bytes``: itself, or parts with consecutive rows.

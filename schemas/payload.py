@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -24,6 +24,22 @@ class Payload(BaseModel):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{self.EVENT_TYPE}: columns of different lengths {lengths}")
         return self
+
+    @classmethod
+    def trusted(cls, **fields: Any) -> Self:
+        """Make a payload of values that this program has computed, without looking at each: a tenth of the time.
+
+        Columns may be C-contiguous numpy arrays beside lists. For our own data alone: what comes from outside is
+        validated by the model itself, and so is every record that is read from the log.
+        """
+        return cast(Self, cls.model_construct(None, **fields))
+
+    def body(self) -> dict[str, Any]:
+        """The fields as they stand in the record, for orjson (with ``OPT_SERIALIZE_NUMPY``)."""
+        if not self.COLUMNS:
+            return self.model_dump(mode="json")
+        # Columns are numbers and texts as they are: to walk over them would take longer than all the rest.
+        return {**self.__dict__, **(self.__pydantic_extra__ or {})}
 
     @property
     def rows(self) -> int:

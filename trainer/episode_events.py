@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
 from schemas.payloads import ActionsTaken, EpisodeEnded, EpisodeStarted, Fills, Payload, Positions, Split, Steps, Trades
@@ -97,7 +98,7 @@ def ended(
         return [end, ActionsTaken(episode_id=facts.episode_id, actions=outcome.actions)]
     return [
         EpisodeEnded(**common, **_own_fields(record, lineage)),
-        ActionsTaken(episode_id=facts.episode_id, actions=_column(record.actions)),
+        ActionsTaken.trusted(episode_id=facts.episode_id, actions=record.actions),
         *_tables(facts, iteration, versions, record, lineage, record_steps=record_steps),
     ]
 
@@ -136,33 +137,36 @@ def _tables(
         "window_id": lineage.window_id if lineage else None,
     }
     tables: list[Payload] = []
-    trades = {name: _column(values) for name, values in record.trades.items()}
-    if trades["side"]:
-        trades["entry_policy_version"] = _versions_at(trades.pop("entry_step"), versions)
-        trades["exit_policy_version"] = _versions_at(trades.pop("exit_step"), versions)
-        tables.append(Trades(**common, **trades))
-    fills = {name: _column(values) for name, values in record.fills.items()}
-    if fills["step"]:
-        tables.append(Fills(**common, **fills, policy_version=_versions_at(fills["step"], versions)))
+    if len(record.trades["side"]):
+        trades = _columns(record.trades)
+        trades["entry_policy_version"] = _versions_at(trades.pop("entry_step"), versions, record.steps)
+        trades["exit_policy_version"] = _versions_at(trades.pop("exit_step"), versions, record.steps)
+        tables.append(Trades.trusted(**common, **trades))
+    if len(record.fills["step"]):
+        fills = _columns(record.fills)
+        decided_by = _versions_at(fills["step"], versions, record.steps)
+        tables.append(Fills.trusted(**common, **fills, policy_version=decided_by))
     if record_steps and record.steps:
         # A portfolio has no price and position of its own, and a vector of actions is no column.
         steps: dict[str, Any] = dict.fromkeys(("price", "position", "action"), [None] * record.steps)
-        steps |= {name: _column(values) for name, values in record.steps_table.items()}
-        decided_by = _versions_at(range(record.steps), versions)
-        tables.append(Steps(**common, symbol=record.symbol, **steps, policy_version=decided_by))
+        steps |= _columns(record.steps_table)
+        decided_by = _versions_at(np.arange(record.steps), versions, record.steps)
+        tables.append(Steps.trusted(**common, symbol=record.symbol, **steps, policy_version=decided_by))
         if record.positions_table:
-            tables.append(
-                Positions(**common, **{name: _column(values) for name, values in record.positions_table.items()})
-            )
+            tables.append(Positions.trusted(**common, **_columns(record.positions_table)))
     return tables
 
 
-def _column(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+def _columns(table: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Columns of numbers as they are, of texts as lists: orjson takes no arrays of texts."""
+    return {name: values.tolist() if values.dtype.kind == "U" else values for name, values in table.items()}
 
 
-def _versions_at(steps: Sequence[int], versions: Sequence[int]) -> list[int | None]:
-    return [versions[step] if 0 <= step < len(versions) else None for step in steps]
+def _versions_at(steps: NDArray[np.int64], versions: Sequence[int], count: int) -> Any:
+    """The version that decided each of these steps, of ``count`` in all; None where no policy is known to have."""
+    if len(versions) == count:
+        return np.asarray(versions, dtype=np.int64)[steps]
+    return [versions[step] if step < len(versions) else None for step in steps.tolist()]
 
 
 def _count(actions: list[Any]) -> dict[str, int]:
