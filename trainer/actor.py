@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
+from trainer.cpu_layers import use_cpu_layers
 from trainer.rllib_private import act_forward
 
 Path = tuple[str, ...]
@@ -47,6 +48,7 @@ class Actor:
     def __init__(self, module: Any, config: Any, action_space: Any, num_envs: int, device: Any) -> None:
         self.module = module
         module.eval()
+        use_cpu_layers(module)
         self._action_space, self._device = action_space, torch.device(device or "cpu")
         to_space = unsquash_action if config.normalize_actions else clip_action if config.clip_actions else None
         # RLlib's functions leave all but a Box as it is, at some cost a step.

@@ -30,6 +30,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from schemas.errors import InputError, SettingsError
+from trainer.cpu_layers import use_cpu_layers
 from trainer.lean_adam import clip, global_norm, gradients_of, is_plain_adam, step
 from trainer.observation_source import ObservationSource
 from trainer.rllib_private import has_plain_steps, next_weights_version, train_forward
@@ -71,6 +72,7 @@ class LeanLearner(TorchLearner):
         self._sources = {}
         self._td_errors = []
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        use_cpu_layers(module)
         if module.is_stateful():
             raise SettingsError(
                 f"{type(self).__name__}: expected a module without a recurrent state, got {type(module).__name__}; set "
