@@ -254,7 +254,8 @@ def make_records(
     made: list[tuple[Event, Record]] = []
     for payload in payloads:
         number = emitted.get(payload.EVENT_TYPE, 0) + 1
-        whole = Event(
+        whole = Event.of(
+            payload,
             event_type=payload.EVENT_TYPE,
             run_id=meta.publisher_id.run_id,
             attempt=meta.publisher_id.attempt,
@@ -262,7 +263,6 @@ def make_records(
             number=number,
             rows=payload.rows,
             wall_time=wall_time,
-            data=payload,
         )
         topic = TOPICS[payload.TOPIC].name(meta.topic_prefix)
         record = Record(topic, *whole.encode())

@@ -51,6 +51,11 @@ class Event(Envelope):
 
     data: Payload
 
+    @classmethod
+    def of(cls, payload: Payload, **envelope: Any) -> Event:
+        """Make the event of a payload that this program has made: nothing is validated once more."""
+        return cls.model_construct(None, data=payload, **envelope)
+
     def encode(self) -> tuple[bytes, bytes, Headers]:
         """Key, value and headers of the record."""
         body = {**self.__dict__, **(self.__pydantic_extra__ or {})}
