@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
@@ -29,6 +30,17 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     except RuntimeError:  # nowhere to write, as in a read-only container: then each process compiles for itself
         made = numba.njit(**options)(function)
     return made
+
+
+def is_on_disk(function: Callable[..., Any]) -> bool:
+    """Whether the machine code of a compiled function was kept, by this process or another, since its file changed."""
+    compiled_function: Any = function
+    kept = getattr(compiled_function._cache, "cache_path", None)
+    if kept is None:
+        return False
+    changed = Path(compiled_function.py_func.__code__.co_filename).stat().st_mtime
+    found = Path(kept).glob(f"*.{compiled_function.py_func.__name__}-*.nbi")
+    return any(path.stat().st_mtime >= changed for path in found)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -15,6 +15,7 @@ import numpy as np
 import ray
 import torch
 
+from env.ahead import compile_ahead
 from env.scaler import Scaler
 from env.settings import EnvSettings
 from eventlog.log import Log
@@ -124,6 +125,7 @@ def train(
     prepared = _prepare(job, log, say)
     facts = prepared.facts
     train_settings = job.train
+    compile_ahead(say)
     say(f"run {facts.run_id}: starting Ray and {runners} env runners for {job.algorithm.name}")
     live = _Live()
     threads = torch.get_num_threads()
