@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from env.bars import Bars, Flags, Floats, Ints
 from env.bars_per_year import bars_per_year
 from env.features import Recipe
-from env.scaler import Scaler
+from env.scaler import ScaledOnce
 
 
-class CommonClock:
+class CommonClock(ScaledOnce):
     """Bars of S symbols at the T times at which any of them has a bar. Made by ``MarketData.on_common_clock``.
 
     A symbol without a bar at a time is stale there, which is a missing bar: it is not tradable, stands at its last
@@ -74,23 +74,6 @@ class CommonClock:
             axis=1,
         )
         self.bars_per_year = bars_per_year(self.ts_open, self.interval)
-        self._scaled: tuple[str, float, NDArray[np.float32]] | None = None
-
-    def scaled(self, scaler: Scaler | None, limit: float) -> NDArray[np.float32]:
-        """Return the features scaled and clipped to ± limit, float32 (T, S · F); one scaler (F,) serves all symbols.
-
-        Raises:
-            InputError: The scaler was fitted on other features.
-        """
-        version = "" if scaler is None else scaler.version
-        if self._scaled is None or self._scaled[:2] != (version, limit):
-            features = self.features
-            if scaler is not None:
-                scaler.require(self.recipe.identity)
-                parts = features.reshape(len(features), len(self.symbols), -1)
-                features = scaler.apply(parts).reshape(features.shape)
-            self._scaled = (version, limit, np.clip(features, -limit, limit).astype(np.float32))
-        return self._scaled[2]
 
     def _spread(self, bars: Bars, rows: Ints) -> Bars:
         """Bars of one symbol at the times ``rows``, with missing ones between them."""

@@ -13,7 +13,7 @@ from env.bars_per_year import bars_per_year
 from env.common_clock import CommonClock
 from env.features import DEFAULT_FEATURES, FeatureLike, Recipe
 from env.frames import read_frames
-from env.scaler import Scaler
+from env.scaler import ScaledOnce
 from schemas.errors import InputError
 from schemas.times import SECOND
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class MarketData:
+class MarketData(ScaledOnce):
     """Bars of one or several symbols, end to end in the same arrays, with their features computed once.
 
     Attributes:
@@ -85,7 +85,6 @@ class MarketData:
         self.features: NDArray[np.float32] = np.concatenate([self.recipe.compute(item) for item in filled])
         self.bars_per_year = float(np.median([bars_per_year(item.ts_open, self.interval) for item in bars]))
         self._clock: CommonClock | None = None
-        self._scaled: tuple[str, float, NDArray[np.float32]] | None = None
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -111,21 +110,6 @@ class MarketData:
             blocks = [self.features[self.offsets[i] : self.offsets[i + 1]] for i in range(len(filled))]
             self._clock = CommonClock(filled, blocks, self.recipe, base_row=self.clock_base_row)
         return self._clock
-
-    def scaled(self, scaler: Scaler | None, limit: float) -> NDArray[np.float32]:
-        """Return the features scaled and clipped to ± limit, float32 (N, F); environments of one process share them.
-
-        Raises:
-            InputError: The scaler was fitted on other features.
-        """
-        version = "" if scaler is None else scaler.version
-        if self._scaled is None or self._scaled[:2] != (version, limit):
-            features = self.features
-            if scaler is not None:
-                scaler.require(self.recipe.identity)
-                features = scaler.apply(features)
-            self._scaled = (version, limit, np.clip(features, -limit, limit).astype(np.float32))
-        return self._scaled[2]
 
     @classmethod
     def from_frame(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
+    from env.features import Recipe
     from env.market_data import MarketData
 
 _SMALLEST_STD = 1e-8
@@ -122,3 +123,32 @@ class Scaler:
                 f" got {values['version']}; take the scaler from the policy's own checkpoint"
             )
         return scaler
+
+
+class ScaledOnce:
+    """What has features, and keeps them scaled for all environments of its process that ask alike.
+
+    Attributes:
+        features: Raw features, float32 (N, k · F): F of the recipe for each of k symbols.
+        recipe: What the F are.
+    """
+
+    features: NDArray[np.float32]
+    recipe: Recipe
+    _scaled: tuple[str, float, NDArray[np.float32]] | None = None
+
+    def scaled(self, scaler: Scaler | None, limit: float) -> NDArray[np.float32]:
+        """Return the features scaled and clipped to ± limit, float32 (N, k · F); one scaler (F,) serves all symbols.
+
+        Raises:
+            InputError: The scaler was fitted on other features.
+        """
+        version = "" if scaler is None else scaler.version
+        if self._scaled is None or self._scaled[:2] != (version, limit):
+            features = self.features
+            if scaler is not None:
+                scaler.require(self.recipe.identity)
+                parts = features.reshape(len(features), -1, len(self.recipe.names))
+                features = scaler.apply(parts).reshape(features.shape)
+            self._scaled = (version, limit, np.clip(features, -limit, limit).astype(np.float32, copy=False))
+        return self._scaled[2]

@@ -106,7 +106,7 @@ class Starts:
         Raises:
             InputError: The symbol is unknown, or the row leaves no room for the window before or one bar after it.
         """
-        draws = rng.random(2).tolist()
+        draws = rng.random(), rng.random()
         before = self._current[index]
         start = self._choose(draws, symbol, start_row, None if before is None else (before.symbol, row))
         self._current[index] = start
