@@ -19,9 +19,9 @@ from eventlog.file_lock import FileLock
 from eventlog.lives import allot_restart, claim_attempt, make_directory
 from eventlog.outbox_file import SUFFIX, Meta, Outbox, lock_path, make_records, make_report
 from schemas.errors import OutboxError, SchemaError
-from schemas.events import Event
+from schemas.events import Envelope
 from schemas.ids import PublisherId, Role
-from schemas.payloads import PAYLOADS, Payload
+from schemas.payloads import PAYLOADS, Payload, Written
 from schemas.times import wall_now
 from schemas.topics import DEFAULT_PREFIX
 
@@ -110,12 +110,12 @@ class Publisher:
         """The identity of this process life."""
         return self._meta.publisher_id
 
-    def publish(self, *payloads: Payload) -> list[Event]:
+    def publish(self, *payloads: Payload | Written) -> list[Envelope]:
         """Accept the payloads as events, all or none, to be sent in this order. Does not wait for the log.
 
         Returns:
-            The events as they will stand on the log: one a payload, several where a payload was too large for one
-            record.
+            The events as they will stand on the log, those of written payloads without them: one a payload, several
+            where a payload was too large for one record.
 
         Raises:
             OutboxFullError: the outbox is at its limit; nothing of this call was accepted, numbers are unchanged.
@@ -124,10 +124,11 @@ class Publisher:
             SchemaError: not one of the payloads that are known on the log; nothing was accepted.
         """
         for payload in payloads:
-            if PAYLOADS.get(payload.EVENT_TYPE) is not type(payload):
+            model = payload.model if isinstance(payload, Written) else type(payload)
+            if PAYLOADS.get(model.EVENT_TYPE) is not model:
                 raise SchemaError(
                     f"publisher {self.publisher_id}: expected payloads of the types {sorted(PAYLOADS)}, got "
-                    f"{type(payload).__name__}"
+                    f"{model.__name__}"
                 )
         self._check_process()
         with self._mutex:
@@ -164,7 +165,7 @@ class Publisher:
             finally:
                 self._lock.release()
 
-    def _append(self, payloads: tuple[Payload, ...]) -> list[Event]:
+    def _append(self, payloads: tuple[Payload | Written, ...]) -> list[Envelope]:
         # Numbers come from the file each time: it alone knows what was accepted, whatever interrupted the last call.
         emitted, acknowledged = self._outbox.counts()
         now = wall_now()

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eventlog.log import Record
 from eventlog.sqlite_file import SqliteFile, is_full, pack_headers, unpack_headers
 from schemas.errors import OutboxError, OutboxFullError
-from schemas.events import Event
+from schemas.events import Envelope, Event
 from schemas.ids import PublisherId
-from schemas.payloads import Payload, PublisherReport
+from schemas.payloads import Payload, PublisherReport, Written
 from schemas.topics import MAX_RECORD_BYTES, TOPICS
 
 SUFFIX = ".outbox"
@@ -109,7 +110,7 @@ class Outbox:
             rows = db.execute("SELECT event_type, emitted, acknowledged FROM counters").fetchall()
         return {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
 
-    def append(self, events: Sequence[tuple[Event, Record]], max_bytes: int | None = None) -> None:
+    def append(self, events: Sequence[tuple[Envelope, Record]], max_bytes: int | None = None) -> None:
         """Add records, all or none.
 
         Raises:
@@ -123,7 +124,7 @@ class Outbox:
                 raise OutboxFullError(str(error)) from error
             raise
 
-    def append_closing_report(self, event: tuple[Event, Record]) -> None:
+    def append_closing_report(self, event: tuple[Envelope, Record]) -> None:
         """Add the last record. From here on, an empty outbox is one whose every record is acknowledged."""
         self._append([event], max_bytes=None, closing=True)
 
@@ -202,7 +203,7 @@ class Outbox:
         """Close the file. Safe to call twice."""
         self._file.close()
 
-    def _append(self, events: Sequence[tuple[Event, Record]], *, max_bytes: int | None, closing: bool) -> None:
+    def _append(self, events: Sequence[tuple[Envelope, Record]], *, max_bytes: int | None, closing: bool) -> None:
         with self._file.transaction() as db:
             db.executemany(
                 "INSERT INTO records (topic, key, value, headers, event_type, number, part, parts) "
@@ -242,8 +243,8 @@ class Outbox:
 
 
 def make_records(
-    meta: Meta, payloads: Iterable[Payload], emitted: dict[str, int], wall_time: int
-) -> list[tuple[Event, Record]]:
+    meta: Meta, payloads: Iterable[Payload | Written], emitted: dict[str, int], wall_time: int
+) -> list[tuple[Envelope, Record]]:
     """The payloads as events, numbered on from ``emitted`` (which is kept up), with the records that carry them.
 
     An event that is too large for one record becomes several.
@@ -251,26 +252,33 @@ def make_records(
     Raises:
         RecordTooLargeError: an event does not fit into one record and cannot be split.
     """
-    made: list[tuple[Event, Record]] = []
+    made: list[tuple[Envelope, Record]] = []
+    publisher_id = str(meta.publisher_id)
     for payload in payloads:
-        number = emitted.get(payload.EVENT_TYPE, 0) + 1
-        whole = Event.of(
-            payload,
-            event_type=payload.EVENT_TYPE,
-            run_id=meta.publisher_id.run_id,
-            attempt=meta.publisher_id.attempt,
-            publisher_id=str(meta.publisher_id),
-            number=number,
-            rows=payload.rows,
-            wall_time=wall_time,
-        )
-        topic = TOPICS[payload.TOPIC].name(meta.topic_prefix)
-        record = Record(topic, *whole.encode())
+        model = payload.model if isinstance(payload, Written) else type(payload)
+        number = emitted.get(model.EVENT_TYPE, 0) + 1
+        fields: dict[str, Any] = {
+            "event_type": model.EVENT_TYPE,
+            "run_id": meta.publisher_id.run_id,
+            "attempt": meta.publisher_id.attempt,
+            "publisher_id": publisher_id,
+            "number": number,
+            "rows": payload.rows,
+            "wall_time": wall_time,
+        }
+        topic = TOPICS[model.TOPIC].name(meta.topic_prefix)
+        if isinstance(payload, Written):
+            whole: Envelope = Envelope(**fields)
+            record = Record(topic, *whole.record(payload.episode_id, payload.json))
+        else:
+            whole = event = Event(**fields, data=payload)
+            record = Record(topic, *event.encode())
         if record.size <= MAX_RECORD_BYTES:
             made.append((whole, record))
         else:
-            made += [(part, Record(topic, *part.encode())) for part in whole.split()]
-        emitted[payload.EVENT_TYPE] = number
+            event = Event(**fields, data=payload.read() if isinstance(payload, Written) else payload)
+            made += [(part, Record(topic, *part.encode())) for part in event.split()]
+        emitted[model.EVENT_TYPE] = number
     return made
 
 

@@ -6,7 +6,6 @@ of SQLite leaves here as one of ``schemas.errors``, with the file's path and wha
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+
+import orjson
 
 from schemas.errors import MillraceError
 from schemas.events import Headers
@@ -189,12 +190,12 @@ class SqliteFile:
 
 def pack_headers(headers: Headers) -> str:
     """Headers as JSON text; each byte of a value is one character."""
-    return json.dumps([(name, content.decode("latin-1")) for name, content in headers], separators=(",", ":"))
+    return orjson.dumps([(name, content.decode("latin-1")) for name, content in headers]).decode()
 
 
 def unpack_headers(text: str) -> Headers:
     """The reverse of ``pack_headers``."""
-    return tuple([(name, content.encode("latin-1")) for name, content in json.loads(text)])
+    return tuple([(name, content.encode("latin-1")) for name, content in orjson.loads(text)])
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -45,21 +45,10 @@ class Envelope(BaseModel):
         """The same for every sending of this record."""
         return ids.event_id(self.publisher_id, self.event_type, self.number, self.part, self.parts)
 
-
-class Event(Envelope):
-    """An envelope with its payload."""
-
-    data: Payload
-
-    @classmethod
-    def of(cls, payload: Payload, **envelope: Any) -> Event:
-        """Make the event of a payload that this program has made: nothing is validated once more."""
-        return cls.model_construct(None, data=payload, **envelope)
-
-    def encode(self) -> tuple[bytes, bytes, Headers]:
-        """Key, value and headers of the record."""
-        body = {**self.__dict__, **(self.__pydantic_extra__ or {})}
-        body["data"] = self.data.body()
+    def record(self, key: str, data: bytes) -> tuple[bytes, bytes, Headers]:
+        """Key, value and headers of the record whose payload is this JSON."""
+        envelope = {name: value for name, value in self.__dict__.items() if name != "data"} | (self.model_extra or {})
+        value = b'%b,"data":%b}' % (orjson.dumps(envelope)[:-1], data)
         headers = (
             ("ce_specversion", b"1.0"),
             ("ce_id", self.event_id.encode()),
@@ -68,8 +57,18 @@ class Event(Envelope):
             ("ce_time", to_iso(self.wall_time).encode()),
             ("content-type", b"application/json"),
         )
+        return key.encode(), value, headers
+
+
+class Event(Envelope):
+    """An envelope with its payload."""
+
+    data: Payload
+
+    def encode(self) -> tuple[bytes, bytes, Headers]:
+        """Key, value and headers of the record."""
         key = self.run_id if self.data.TOPIC == "runs" else str(getattr(self.data, "episode_id"))  # noqa: B009
-        return key.encode(), orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), headers
+        return self.record(key, orjson.dumps(self.data.model_dump(mode="json")))
 
     def split(self, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Event]:
         """This event as records that each fit into ``max_bytes``: itself, or parts with consecutive rows.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from schemas.errors import InputError
 
@@ -25,6 +26,7 @@ def wall_now() -> int:
     return time.time_ns() // 1_000
 
 
+@lru_cache(maxsize=16)  # all events of one publish() have one time
 def to_iso(ts: int) -> str:
     """ISO-8601 of a time in UTC microseconds: ``2013-03-01T00:00:00Z``, with a fraction only where there is one."""
     moment = _EPOCH + timedelta(microseconds=ts)

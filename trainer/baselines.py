@@ -11,16 +11,18 @@ from env.market_model import MarketModel
 from env.policies import baselines, play
 from env.settings import EnvSettings
 from schemas.ids import PublisherId
-from schemas.payloads import Payload
+from schemas.payloads import Payload, Written
 from schemas.times import wall_now
 from trainer import episode_events
 from trainer.environments import ENV_ID, Lineage
 from trainer.episode_events import Beginning, EpisodeFacts, Outcome
 
+_NO_POLICY = np.zeros(0, dtype=np.int64)
+
 
 def run_baselines(
     data: MarketData, settings: EnvSettings, lineage: Lineage, publisher: PublisherId, iteration: int, seed: int
-) -> Iterator[list[Payload]]:
+) -> Iterator[list[Payload | Written]]:
     """Trade the whole test window with each baseline, one episode a symbol, or one of the portfolio.
 
     Args:
@@ -53,7 +55,9 @@ def run_baselines(
             )
             record = play(model, policy, symbol)
             beginning = Beginning(record.symbol, record.start_row, record.initial_value)
-            outcome = Outcome(record.steps, record.total_reward, [], (), record.terminated, record.truncated)
+            outcome = Outcome(
+                record.steps, record.total_reward, record.actions, _NO_POLICY, record.terminated, record.truncated
+            )
             yield [
                 episode_events.started(facts, iteration, beginning, lineage),
                 *episode_events.ended(facts, iteration, wall_now(), outcome, record, lineage, record_steps=False),

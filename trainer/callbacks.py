@@ -28,7 +28,7 @@ from eventlog.forwarder_control import ensure_forwarder
 from eventlog.outbox import Publisher, claim_attempt
 from schemas.errors import OutboxError
 from schemas.ids import Role
-from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, RunStarted, RunStatus
+from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, RunStarted, RunStatus, Written
 from schemas.times import wall_now
 from trainer import episode_events
 from trainer.env_facts import beginning_of, lineage_of, record_of
@@ -70,7 +70,7 @@ class EventCallbacks(RLlibCallback):
         self._publisher: Publisher | None = None
         self._role, self._worker_index = Role.DRIVER, 0
         self._env_name = ""
-        self._pending: list[Payload] = []
+        self._pending: list[Payload | Written] = []
         self._facts: dict[int, EpisodeFacts] = {}
         self._earlier: dict[str, Taken] = {}
         self._failure: OutboxError | None = None
@@ -95,7 +95,7 @@ class EventCallbacks(RLlibCallback):
             )
         return self._publisher
 
-    def publish(self, *payloads: Payload) -> None:
+    def publish(self, *payloads: Payload | Written) -> None:
         """Publish at once, in one transaction.
 
         Raises:

@@ -1,9 +1,12 @@
-"""From an ended episode to its events: pure, so the same code serves callbacks and baselines."""
+"""From an ended episode to its events: pure, so the same code serves callbacks and baselines.
+
+What a record tells is written as it is (``Payload.write``): to look at each of several thousand values an episode, and
+to box it, took most of the time that events cost. The tests read it back by the strict models.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
-from schemas.payloads import ActionsTaken, EpisodeEnded, EpisodeStarted, Fills, Payload, Positions, Split, Steps, Trades
+from schemas.payloads import (
+    ActionsTaken,
+    EpisodeEnded,
+    EpisodeStarted,
+    Fills,
+    Payload,
+    Positions,
+    Split,
+    Steps,
+    Trades,
+    Written,
+)
 from trainer.environments import Lineage
 
 
@@ -38,14 +52,14 @@ class Outcome:
     Attributes:
         steps: Environment steps.
         total_reward: Sum of rewards over all of its fragments.
-        actions: One entry a step.
-        policy_versions: ``weights_seq_no`` that decided each step; empty where no policy acted.
+        actions: One entry a step, (steps, …).
+        policy_versions: ``weights_seq_no`` that decided each step, int64 (steps,); empty where no policy acted.
     """
 
     steps: int
     total_reward: float
-    actions: list[Any]
-    policy_versions: Sequence[int]
+    actions: NDArray[Any]
+    policy_versions: NDArray[np.int64]
     terminated: bool
     truncated: bool
 
@@ -74,15 +88,15 @@ def ended(
     lineage: Lineage | None,
     *,
     record_steps: bool,
-) -> list[Payload]:
+) -> list[Payload | Written]:
     """All events of an ended episode: its end, its actions, and for a trading environment trades, fills and steps."""
     versions = outcome.policy_versions
     common = {
         **vars(facts),
         "iteration": iteration,
         "ended_at": ended_at,
-        "first_policy_version": versions[0] if len(versions) else None,
-        "last_policy_version": versions[-1] if len(versions) else None,
+        "first_policy_version": int(versions[0]) if len(versions) else None,
+        "last_policy_version": int(versions[-1]) if len(versions) else None,
     }
     if record is None:
         reason = "terminated" if outcome.terminated else "truncated"
@@ -95,10 +109,10 @@ def ended(
             total_reward=outcome.total_reward,
             action_counts=_count(outcome.actions),
         )
-        return [end, ActionsTaken(episode_id=facts.episode_id, actions=outcome.actions)]
+        return [end, ActionsTaken(episode_id=facts.episode_id, actions=outcome.actions.tolist())]
     return [
-        EpisodeEnded(**common, **_own_fields(record, lineage)),
-        ActionsTaken.trusted(episode_id=facts.episode_id, actions=record.actions),
+        EpisodeEnded.write(**common, **_own_fields(record, lineage)),
+        ActionsTaken.write(episode_id=facts.episode_id, actions=record.actions),
         *_tables(facts, iteration, versions, record, lineage, record_steps=record_steps),
     ]
 
@@ -123,12 +137,12 @@ def _own_fields(record: EpisodeRecord, lineage: Lineage | None) -> dict[str, Any
 def _tables(
     facts: EpisodeFacts,
     iteration: int,
-    versions: Sequence[int],
+    versions: NDArray[np.int64],
     record: EpisodeRecord,
     lineage: Lineage | None,
     *,
     record_steps: bool,
-) -> list[Payload]:
+) -> list[Written]:
     common: dict[str, Any] = {
         "episode_id": facts.episode_id,
         "split": facts.split,
@@ -136,41 +150,42 @@ def _tables(
         "iteration": iteration,
         "window_id": lineage.window_id if lineage else None,
     }
-    tables: list[Payload] = []
+    tables: list[Written] = []
     if len(record.trades["side"]):
         trades = _columns(record.trades)
         trades["entry_policy_version"] = _versions_at(trades.pop("entry_step"), versions, record.steps)
         trades["exit_policy_version"] = _versions_at(trades.pop("exit_step"), versions, record.steps)
-        tables.append(Trades.trusted(**common, **trades))
+        tables.append(Trades.write(**common, **trades))
     if len(record.fills["step"]):
         fills = _columns(record.fills)
         decided_by = _versions_at(fills["step"], versions, record.steps)
-        tables.append(Fills.trusted(**common, **fills, policy_version=decided_by))
+        tables.append(Fills.write(**common, **fills, policy_version=decided_by))
     if record_steps and record.steps:
         # A portfolio has no price and position of its own, and a vector of actions is no column.
         steps: dict[str, Any] = dict.fromkeys(("price", "position", "action"), [None] * record.steps)
         steps |= _columns(record.steps_table)
         decided_by = _versions_at(np.arange(record.steps), versions, record.steps)
-        tables.append(Steps.trusted(**common, symbol=record.symbol, **steps, policy_version=decided_by))
+        tables.append(Steps.write(**common, symbol=record.symbol, **steps, policy_version=decided_by))
         if record.positions_table:
-            tables.append(Positions.trusted(**common, **_columns(record.positions_table)))
+            tables.append(Positions.write(**common, **_columns(record.positions_table)))
     return tables
 
 
 def _columns(table: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Columns of numbers as they are, of texts as lists: orjson takes no arrays of texts."""
-    return {name: values.tolist() if values.dtype.kind == "U" else values for name, values in table.items()}
+    return {name: values.tolist() if values.dtype.kind in "UO" else values for name, values in table.items()}
 
 
-def _versions_at(steps: NDArray[np.int64], versions: Sequence[int], count: int) -> Any:
+def _versions_at(steps: NDArray[np.int64], versions: NDArray[np.int64], count: int) -> Any:
     """The version that decided each of these steps, of ``count`` in all; None where no policy is known to have."""
     if len(versions) == count:
-        return np.asarray(versions, dtype=np.int64)[steps]
-    return [versions[step] if step < len(versions) else None for step in steps.tolist()]
+        return versions[steps]
+    return [int(versions[step]) if step < len(versions) else None for step in steps.tolist()]
 
 
-def _count(actions: list[Any]) -> dict[str, int]:
+def _count(actions: NDArray[Any]) -> dict[str, int]:
     # Continuous actions have no counts worth a row each.
-    if not actions or not isinstance(actions[0], int):
+    if actions.ndim != 1 or actions.dtype.kind not in "iu":
         return {}
-    return {str(action): count for action, count in sorted(Counter(actions).items())}
+    values, counts = np.unique(actions, return_counts=True)
+    return {str(value): count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from trainer.episode_events import Outcome
@@ -15,27 +16,30 @@ class Taken:
 
     def __init__(self) -> None:
         self._total_reward = 0.0
-        self._actions: list[Any] = []
-        self._versions: list[int] = []
+        self._actions: list[NDArray[Any]] = []
+        self._versions: list[NDArray[np.int64]] = []
 
     def add(self, fragment: Any) -> None:
         """Add the episode's next fragment."""
         if not len(fragment):
             return
         self._total_reward += float(fragment.get_return())
-        self._actions.extend(np.asarray(fragment.get_actions()).tolist())
+        self._actions.append(np.array(fragment.get_actions()))
         # A random policy, as in RLlib's own warm-ups, has no version.
         if WEIGHTS_SEQ_NO in fragment.extra_model_outputs:
             versions = np.asarray(fragment.get_extra_model_outputs(WEIGHTS_SEQ_NO))
-            self._versions.extend(versions.astype(np.int64).tolist())
+            self._versions.append(versions.astype(np.int64))
 
     def outcome(self, last: Any) -> Outcome:
         """What RLlib knows of the episode, whose last fragment says how it ended."""
+        actions, versions = (
+            np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64) for parts in (self._actions, self._versions)
+        )
         return Outcome(
-            steps=len(self._actions),
+            steps=len(actions),
             total_reward=self._total_reward,
-            actions=self._actions,
-            policy_versions=self._versions,
+            actions=actions,
+            policy_versions=versions,
             terminated=bool(last.is_terminated),
             truncated=bool(last.is_truncated),
         )

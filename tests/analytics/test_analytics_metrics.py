@@ -202,8 +202,12 @@ def test_sql_computes_what_the_market_model_has_recorded(kind: str, writer: Writ
         facts = {key: value for key, value in EPISODE_FACTS.items() if key in EpisodeFacts.__dataclass_fields__}
         episode_id = writer.publisher.episode(0, number)
         known = EpisodeFacts(**facts | {"episode_id": episode_id, "episode_no": number})
-        outcome = Outcome(record.steps, record.total_reward, [], [], record.terminated, record.truncated)
-        writer.send(*ended(known, 1, WALL, outcome, record, None, record_steps=True))
+        nobody = np.zeros(0, dtype=np.int64)
+        outcome = Outcome(
+            record.steps, record.total_reward, record.actions, nobody, record.terminated, record.truncated
+        )
+        events = ended(known, 1, WALL, outcome, record, None, record_steps=True)
+        writer.send(*(event.read() if isinstance(event, payloads.Written) else event for event in events))
         expected[episode_id] = record.metrics
         ruined_in_the_market |= record.terminated and bool(record.steps_table["exposure"][-1] != 0)
     drain()

@@ -10,6 +10,7 @@ import pytest
 from env.market_data import MarketData
 from env.settings import EnvSettings
 from schemas.ids import PublisherId, Role, new_run_id
+from schemas.payloads import Written
 from trainer.baselines import run_baselines
 from trainer.environments import Lineage
 
@@ -19,7 +20,10 @@ PUBLISHER = PublisherId(new_run_id(), 1, Role.DRIVER, 0, 0, "node")
 
 
 def play(market: MarketData, settings: EnvSettings = SETTINGS, seed: int = 7) -> list[list[Any]]:
-    return list(run_baselines(market, settings, LINEAGE, PUBLISHER, 3, seed))
+    return [
+        [event.read() if isinstance(event, Written) else event for event in events]
+        for events in run_baselines(market, settings, LINEAGE, PUBLISHER, 3, seed)
+    ]
 
 
 def ends(played: list[list[Any]], policy: str) -> list[Any]:

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from env.trading_env import TradingEnv
-from schemas.events import Event, decode
-from schemas.payloads import Payload
+from eventlog.outbox_file import Meta, make_records
+from schemas.events import Headers, decode
+from schemas.ids import PublisherId
+from schemas.payloads import ActionsTaken, EpisodeEnded, Fills, Payload, Positions, Steps, Written
 from trainer.environments import Lineage
 from trainer.episode_events import EpisodeFacts, Outcome, ended
 
@@ -20,23 +23,20 @@ from env_kinds import KINDS, market, settings_of
 
 RUN = "01998a52-0000-7000-8000-000000000000"
 FACTS = EpisodeFacts(f"{RUN}.1.r1.0.n.0.0", "e" * 32, "runner", 1, 0, 0, "env", "agent", "train", 1)
+META = Meta(PublisherId.parse(f"{RUN}.1.r1.0.n"), "host", 1, "millrace")
 LINEAGE = Lineage("train", "w", "d", "s", "v")
 
 
-def event_of(payload: Payload) -> Event:
-    return Event(
-        event_type=payload.EVENT_TYPE,
-        run_id=RUN,
-        attempt=1,
-        publisher_id=f"{RUN}.1.r1.0.n",
-        number=1,
-        rows=payload.rows,
-        wall_time=1,
-        data=payload,
-    )
+def record_of(payload: Payload | Written, number: int = 1) -> tuple[bytes, bytes, Headers]:
+    [(_, record)] = make_records(META, [payload], {type_of(payload).EVENT_TYPE: number - 1}, 1)
+    return record.key, record.value, record.headers
 
 
-def events_of(kind: str, versions: list[int]) -> tuple[Any, list[Payload]]:
+def type_of(payload: Payload | Written) -> type[Payload]:
+    return payload.model if isinstance(payload, Written) else type(payload)
+
+
+def events_of(kind: str, versions: list[int]) -> tuple[Any, dict[type[Payload], Any]]:
     settings = settings_of(kind)
     env = TradingEnv(market(settings), settings)
     env.reset(seed=3)
@@ -46,40 +46,57 @@ def events_of(kind: str, versions: list[int]) -> tuple[Any, list[Payload]]:
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         done = terminated or truncated
     record = env.episode_record()
-    outcome = Outcome(record.steps, record.total_reward, [], versions[: record.steps], False, True)
-    return record, ended(FACTS, 2, 5, outcome, record, LINEAGE, record_steps=True)
+    known = np.array(versions[: record.steps], dtype=np.int64)
+    outcome = Outcome(record.steps, record.total_reward, record.actions, known, False, True)
+    payloads = ended(FACTS, 2, 5, outcome, record, LINEAGE, record_steps=True)
+    return record, {type_of(payload): payload for payload in payloads}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_are_what_the_validated_payloads_would_have_been(kind: str) -> None:
     record, payloads = events_of(kind, list(range(1_000)))
-    assert {type(payload).__name__ for payload in payloads} >= {"EpisodeEnded", "ActionsTaken", "Fills", "Steps"}
-    for payload in payloads:
-        key, value, headers = event_of(payload).encode()
+    assert payloads.keys() >= {EpisodeEnded, ActionsTaken, Fills, Steps}
+    for model, payload in payloads.items():
+        key, value, headers = record_of(payload)
         read = decode(value, headers)  # strict: every number and text has the type that the schema says
-        again = read.encode()
+        assert type(read.data) is model
+        again = record_of(read.data)
         assert (again[0], again[2]) == (key, headers)
         assert orjson.loads(again[1]) == orjson.loads(value)
         assert read.data.model_dump(mode="json") == orjson.loads(value)["data"]
         assert read.rows == payload.rows
-    by_name = {type(payload).__name__: payload for payload in payloads}
-    steps = record.fills["step"].tolist()
-    assert list(getattr(by_name["Fills"], "policy_version")) == steps  # noqa: B009
+    assert payloads[Fills].read().policy_version == record.fills["step"].tolist()
 
 
-def test_a_large_event_is_split_by_rows_of_its_arrays() -> None:
-    _, payloads = events_of("portfolio: weights, everything on", list(range(1_000)))
-    [steps] = [payload for payload in payloads if type(payload).__name__ == "Steps"]
-    whole = event_of(steps)
-    parts = [decode(part.encode()[1]) for part in whole.split(max_bytes=2_000)]
-    assert len(parts) > 2
-    joined = [value for part in parts for value in part.data.value]
-    assert joined == steps.value.tolist()
+def test_a_large_event_is_split_by_rows() -> None:
+    length = 60_000
+    columns: dict[str, Any] = {name: np.arange(length) for name in ("step", "decided_ts", "ts", "row", "trade_no")}
+    numbers = ("quantity", "price", "reference_price", "fee", "slippage", "position_after")
+    columns |= dict.fromkeys(numbers, np.linspace(0.0, 1.0, length)) | {"policy_version": [None] * length}
+    columns |= {name: ["x"] * length for name in ("symbol", "kind", "operations")}
+    common = {"episode_id": FACTS.episode_id, "split": "train", "policy": "agent", "iteration": 1, "window_id": None}
+    written = Fills.write(**common, **columns)
+    made = make_records(META, [written], {}, 1)
+    parts = [decode(record.value, record.headers) for _, record in made]
+    assert len(parts) > 5
+    assert [row for part in parts for row in part.data.row] == list(range(length))  # type: ignore[attr-defined]
+    assert {part.number for part in parts} == {1}
 
 
 def test_steps_that_no_policy_decided_have_no_version() -> None:
     _, payloads = events_of("targets", [7, 7, 7])
-    [fills] = [payload for payload in payloads if type(payload).__name__ == "Fills"]
-    expected = [7 if step < 3 else None for step in fills.step.tolist()]
+    fills = payloads[Fills].read()
+    expected = [7 if step < 3 else None for step in fills.step]
     assert fills.policy_version == expected
     assert None in expected
+
+
+def test_nothing_is_written_with_fields_missing_or_of_other_lengths() -> None:
+    whole = {"episode_id": FACTS.episode_id, "actions": [1, 2]}
+    assert ActionsTaken.write(**whole).rows == 2
+    with pytest.raises(ValueError, match="actoins"):
+        ActionsTaken.write(episode_id=FACTS.episode_id, actoins=[1, 2])
+    common = {"episode_id": FACTS.episode_id, "split": "train", "policy": "agent", "iteration": 1, "window_id": None}
+    columns: dict[str, Any] = {name: [1] for name in ("step", "symbol", "price", "position")}
+    with pytest.raises(ValueError, match="different lengths"):
+        Positions.write(**common, **columns, stale=[True, False])
