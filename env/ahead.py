@@ -25,9 +25,9 @@ def compile_ahead(say: Callable[[str], None]) -> None:
     Args:
         say: Gets a line before and after, where there is something to compile.
     """
-    known = is_on_disk(kernel.step_all) and is_on_disk(kernel.step_choice)
-    if not known:
-        say("compiling the market model for this machine, which is done once")
+    if is_on_disk(kernel.step_all) and is_on_disk(kernel.step_choice):
+        return
+    say("compiling the market model for this machine, which is done once")
     begin = time.monotonic()
     ts = np.arange(8, dtype=np.int64) * _MINUTE
     prices = np.linspace(100.0, 101.0, 8)
@@ -40,5 +40,4 @@ def compile_ahead(say: Callable[[str], None]) -> None:
         chosen = 1 if actions == "targets" else np.array([0.5])
         model.step(chosen if num_envs is None else np.array([1]))
         model.episode_record(0)
-    if not known:
-        say(f"compiled in {time.monotonic() - begin:.0f} s")
+    say(f"compiled in {time.monotonic() - begin:.0f} s")

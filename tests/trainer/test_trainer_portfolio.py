@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from env.ahead import compile_ahead
 from env.market_model import MarketModel
 from schemas.errors import SettingsError
 
@@ -21,6 +22,7 @@ def run(new_bench: Callable[[], Any], ray_session: None) -> Any:
     """PPO on three symbols, with the runner in this process; ``seen`` counts how often a record was made."""
     bench = new_bench()
     bench.send_walks(*SYMBOLS)
+    compile_ahead(lambda _: None)  # which makes records of its own, where it has anything to do
     made = MarketModel.episode_record
     records: list[int] = []
 
