@@ -130,6 +130,8 @@ def test_the_books_close_for_any_policy(options, seed, volatility, missing, stay
         assert not stale[fills["step"][own & ~forced]].any()
     notional = (table["position"] * table["price"]).reshape(record.steps, -1).sum(axis=1)
     np.testing.assert_allclose(steps["cash"] + notional, steps["value"], **close)
+    for name in ("borrow", "funding", "interest"):
+        np.testing.assert_allclose(steps[name].sum(), getattr(record, name), **close)
     assert (fills["fee"] >= 0).all()
     assert (fills["slippage"] >= 0).all()
     assert (fills["price"] > 0).all()
