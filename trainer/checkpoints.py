@@ -145,8 +145,8 @@ def open_checkpoint(checkpoint: str | os.PathLike[str], log: str) -> Iterator[Ch
     register()
     store = WindowStore(facts.run_id, resumed_from=facts.iteration)
     try:
-        for window in windows.values():
-            store.put(window)
+        while windows:
+            store.put(windows.popitem()[1])  # and keep no copy of it here
         yield facts
     finally:
         store.close()

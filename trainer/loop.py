@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,8 @@ def train(
     try:
         live.owns_ray = start_ray(train_settings.num_cpus or processes + 2, train_settings.object_store_mb)
         live.store = WindowStore(facts.run_id, resumed_from=facts.iteration if prepared.resumed else None)
-        for window in prepared.windows.values():
-            live.store.put(window)
+        shared = {split: live.store.put(window) for split, window in prepared.windows.items()}
+        prepared = replace(prepared, windows=shared)
         if should_stop():
             live.status = "stopped"
         else:

@@ -65,11 +65,16 @@ class WindowStore:
         self._references: dict[str, Any] = {}
         ray.get(self._actor.begin.remote(resumed_from))
 
-    def put(self, window: Window) -> None:
-        """Make this the current window of its split."""
+    def put(self, window: Window) -> Window:
+        """Make this the current window of its split.
+
+        Returns:
+            The window as it lies in the memory that the node's processes share: who keeps that one keeps no copy.
+        """
         reference = ray.put(window.data)
         ray.get(self._actor.put.remote(window.opened.split, window.opened.model_dump(), [reference]))
         self._references[window.opened.split] = reference
+        return Window(ray.get(reference), window.opened)
 
     def close(self) -> None:
         """Stop the actor and let go of the arrays."""

@@ -14,11 +14,12 @@ from env.market_data import MarketData
 from env.scaler import Scaler
 from env.settings import EnvSettings
 from schemas.errors import SettingsError
+from schemas.payloads import WindowOpened
 from trainer.environments import LineageTradingEnv, create_env, stream
 from trainer.rllib_private import VectorContext
 from trainer.settings import EnvConfig
 from trainer.window_store import WindowStore, current_window
-from trainer.windows import History, open_window
+from trainer.windows import History, Window, open_window
 
 SETTINGS = EnvSettings(window=4, episode_length=40)
 
@@ -113,6 +114,19 @@ def test_environments_share_the_scaled_features_of_the_window(store: str) -> Non
     scaled = data.scaled(Scaler.identity(), OBSERVATION_LIMIT)
     # Ray's arrays cannot be written: these are its own, not made here.
     assert not scaled.flags.writeable
+
+
+def test_a_store_gives_the_window_back_as_it_lies_in_shared_memory(store: str) -> None:
+    opened, data = current_window(store, "train")
+    again = WindowStore("shared")
+    try:
+        given = again.put(Window(data, WindowOpened(**opened)))
+        _, lies = current_window("windows-shared", "train")
+        assert np.shares_memory(given.data.open, lies.open)
+        assert np.shares_memory(given.data.features, lies.features)
+        assert (given.data.open == data.open).all()
+    finally:
+        again.close()
 
 
 def test_rllibs_own_runner_cannot_make_arrays_without_the_workers_number(store: str) -> None:
