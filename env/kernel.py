@@ -784,7 +784,7 @@ def step_all(address: int, out: Any, rewards: Any, terminated: Any, truncated: A
     """Take a step in every environment that does not wait.
 
     Returns:
-        Below 0: no environment has stepped (:func:`refusal` of the first that cannot). Else how many episodes ended.
+        Below 0: no environment has stepped (:func:`refusal` of the first that cannot). Else 0.
     """
     f = carray(pointer(address), 1, FRAME)[0]
     for b in range(f.envs):
@@ -794,7 +794,6 @@ def step_all(address: int, out: Any, rewards: Any, terminated: Any, truncated: A
     for b in range(f.envs):
         prefetch_places(f, b)
     accounts = carray(pointer(f.accounts), f.envs, ACCOUNT)
-    ended = 0
     for b in range(f.envs):
         a = accounts[b]
         if a.waits:
@@ -804,10 +803,8 @@ def step_all(address: int, out: Any, rewards: Any, terminated: Any, truncated: A
             advance(f, b)
             rewards[b] = a.reward * f.rules.scale
             terminated[b], truncated[b] = a.terminated, a.ended and not a.terminated
-            if a.ended:
-                ended += 1
         observe(f, b, out[b])
-    return ended
+    return 0
 
 
 @compiled
