@@ -96,7 +96,7 @@ _IMPALA: Tables = {
         "entropy_coeff": 0.003,
     },
     "env_runners": {"rollout_fragment_length": 32},
-    # RLlib's learner is a process of its own; on one machine a thread of the driver does the same without copies.
+    # RLlib's learner is a process of its own; on one machine one in the driver does the same without copies.
     "learners": {"num_learners": 0},
     # RLlib's iteration lasts at least 10 s.
     "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 4_096},

@@ -1,4 +1,4 @@
-"""RLlib's PPO, DQN and SAC with another ``training_step``: several rounds of sampling and learning, reported once.
+"""RLlib's algorithms with another ``training_step``: several rounds of sampling and learning, reported once.
 
 Set by ``PPOConfig(algo_class=FastPPO)`` and so on, with a lean learner and a batched runner; ``trainer.fast_path`` does
 all of it. What is reported has RLlib's names, and settings are RLlib's:
@@ -22,7 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from ray.rllib.algorithms.appo.appo import APPO
 from ray.rllib.algorithms.dqn.dqn import DQN
+from ray.rllib.algorithms.impala.impala import IMPALA
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.algorithms.sac.sac import SAC
 from ray.rllib.utils.metrics import (
@@ -97,6 +99,26 @@ class FastPPO(_InRounds, PPO):
             size = self.config.minibatch_size or least
             how["num_total_minibatches"] = math.ceil(self.config.num_epochs * least / size)
         rounds.learn(taken, moment, report=moment.is_last, **how)
+
+
+class _OneBatch(_InRounds):
+    """A round learns from one train batch, of whichever runners have it ready: remote ones sample all the time."""
+
+    def sample_round(self, rounds: Rounds) -> list[Rollout]:
+        """One train batch."""
+        return rounds.sample_ready(self.config.total_train_batch_size)
+
+    def learn_round(self, rounds: Rounds, taken: list[Rollout], moment: Moment) -> None:
+        """The learner's passes over the train batch."""
+        rounds.learn(taken, moment, report=moment.is_last)
+
+
+class FastIMPALA(_OneBatch, IMPALA):
+    """IMPALA with a learner in this process."""
+
+
+class FastAPPO(_OneBatch, APPO):
+    """APPO with a learner in this process."""
 
 
 class _Replaying(_InRounds, OwnReplayBuffer):

@@ -138,9 +138,10 @@ class LeanLearner(TorchLearner):
                 if is_last:
                     for module_id, loss in losses.items():
                         self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
+                    # Before what follows: APPO's KL coefficient asks whether anything was trained.
+                    self._log_trained(version, steps, count, sum(len(one) for one in taken))
                 if is_last or self.after_each_step:
                     self.after_gradient_based_update(timesteps=timesteps)
-        self._log_trained(version, steps, count, sum(len(one) for one in taken))
         return self.metrics.reduce() if report else None
 
     def note_td_errors(self, errors: torch.Tensor) -> None:

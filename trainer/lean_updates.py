@@ -8,11 +8,12 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import TorchCompileWhatToCompile
 
-from trainer.fast_algorithms import FastDQN, FastPPO, FastSAC
+from trainer.fast_algorithms import FastAPPO, FastDQN, FastIMPALA, FastPPO, FastSAC
 from trainer.lean_dqn import LeanDQNLearner
 from trainer.lean_learner import LeanLearner
 from trainer.lean_ppo import LeanPPOLearner
 from trainer.lean_sac import LeanSACLearner
+from trainer.lean_vtrace import LeanAPPOLearner, LeanIMPALALearner
 from trainer.rllib_private import connector_settings, learner_class_setting
 
 Reason = str | None
@@ -31,15 +32,19 @@ class LeanAlgorithm:
         algorithm: Its ``Algorithm`` with rounds.
         learner: Its learner.
         replays: Whether it has a replay buffer.
+        local: Whether its learner must be in the driver, on a CPU.
     """
 
     algorithm: type
     learner: type[LeanLearner]
-    replays: bool
+    replays: bool = False
+    local: bool = False
 
     def why_not(self, config: Any) -> Reason:
         """The setting that it does not do, or None."""
-        rules: tuple[Callable[[Any], Reason], ...] = (_learners, _module, *((_buffer,) if self.replays else ()))
+        rules: list[Callable[[Any], Reason]] = [_learners, _module]
+        rules += [_buffer] if self.replays else []
+        rules += [_local] if self.local else []
         return next((reason for rule in rules if (reason := rule(config)) is not None), None)
 
     def use(self, config: Any) -> None:
@@ -49,7 +54,9 @@ class LeanAlgorithm:
 
 
 LEAN_UPDATES: dict[str, LeanAlgorithm] = {
-    "PPO": LeanAlgorithm(FastPPO, LeanPPOLearner, replays=False),
+    "PPO": LeanAlgorithm(FastPPO, LeanPPOLearner),
+    "IMPALA": LeanAlgorithm(FastIMPALA, LeanIMPALALearner, local=True),
+    "APPO": LeanAlgorithm(FastAPPO, LeanAPPOLearner, local=True),
     "DQN": LeanAlgorithm(FastDQN, LeanDQNLearner, replays=True),
     "SAC": LeanAlgorithm(FastSAC, LeanSACLearner, replays=True),
 }
@@ -75,6 +82,13 @@ def _learners(config: Any) -> Reason:
 
 def _module(config: Any) -> Reason:
     return "rl_module.model_config.use_lstm is set" if config.model_config.get("use_lstm") else None
+
+
+def _local(config: Any) -> Reason:
+    # RLlib's own have learners share gradients in a way of their own, and threads that load a GPU.
+    if config.num_learners:
+        return f"learners.num_learners is {config.num_learners}"
+    return "learners.num_gpus_per_learner is set" if config.num_gpus_per_learner else None
 
 
 def _buffer(config: Any) -> Reason:

@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import (
     LEARNER_UPDATE_TIMER,
     NUM_AGENT_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
@@ -40,6 +41,9 @@ class Shardable(Protocol):
     def shards(self, count: int) -> list[Self]:
         """Parts of nearly the same size, one a learner."""
 
+
+_LOOK_S = 0.01
+"""How long to wait for the slower ones of several runners before what the others have is taken."""
 
 Data = TypeVar("Data", bound=Shardable)
 
@@ -73,6 +77,8 @@ class Rounds:
         self._before = int(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         self._trained = algorithm.metrics.peek(trained, default=0)
+        learned = (LEARNER_RESULTS, ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME)
+        self._learned = algorithm.metrics.peek(learned, default=0)
         self._sampled = 0
         self._runner_metrics: list[Any] = []
         self._learner_metrics: list[Any] = []
@@ -119,6 +125,34 @@ class Rounds:
                 steps, self._sampled = steps + count, self._sampled + count
         return taken
 
+    def sample_ready(self, least: int) -> list[Rollout]:
+        """Take what runners have sampled by now, until there are ``least`` steps; each goes on sampling at once.
+
+        No runner waits for another one, nor for the learner: its weights are some updates old. Where there is only the
+        local runner, it samples.
+
+        Returns:
+            Their rollouts; none where no runner is left.
+        """
+        if not self._group.num_remote_workers():
+            return self.sample(least)
+        taken: list[Rollout] = []
+        steps = 0
+        with self.timed(ENV_RUNNER_SAMPLING_TIMER):
+            until = time.monotonic() + self._config.sample_timeout_s
+            while steps < least and time.monotonic() < until and self._group.num_healthy_remote_workers() > 0:
+                found = self._group.foreach_env_runner_async_fetch_ready(
+                    partial(_sample, lifetime=self._before + self._sampled, with_metrics=True),
+                    tag="sample",
+                    timeout_seconds=_LOOK_S,
+                )
+                self._runner_metrics += [metrics for _, metrics in found]
+                new = [rollout for rollouts, _ in found for rollout in rollouts]
+                taken += new
+                count = sum(map(len, new))
+                steps, self._sampled = steps + count, self._sampled + count
+        return taken
+
     def learn(self, data: Sequence[Data], moment: Moment, report: bool, **how: Any) -> None:
         """One call of the learners.
 
@@ -132,6 +166,7 @@ class Rounds:
             NUM_ENV_STEPS_SAMPLED_LIFETIME: moment.lifetime,
             NUM_AGENT_STEPS_SAMPLED_LIFETIME: moment.lifetime,
             NUM_MODULE_STEPS_TRAINED_LIFETIME: self._trained,
+            NUM_ENV_STEPS_TRAINED_LIFETIME: self._learned,
         }
         with self.timed(LEARNER_UPDATE_TIMER):
             count = len(self._learners)
@@ -142,6 +177,7 @@ class Rounds:
             else:
                 given = {"episodes": list(data)}
             results = self._learners.update(**given, timesteps=timesteps, report=report, **how)
+        self._learned += sum(map(len, data))
         if report:
             self._learner_metrics = results
 

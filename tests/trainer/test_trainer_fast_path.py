@@ -12,6 +12,7 @@ from gymnasium import spaces
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.marwil import MARWILConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -155,7 +156,7 @@ def test_our_callbacks_are_content_with_rollouts(lean: Lean) -> None:
 
 
 def test_an_algorithm_without_a_lean_update_is_named(lean: Lean) -> None:
-    assert choose(make_config(IMPALAConfig())).no_lean == "IMPALA has no lean update"
+    assert choose(make_config(MARWILConfig())).no_lean == "MARWIL has no lean update"
 
 
 def test_a_foreign_environment_is_asked_for_its_spaces_and_keeps_its_vectorizer() -> None:
