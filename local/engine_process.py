@@ -6,6 +6,7 @@ its standard input, which closes when its starter ends in any way; a detached on
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -29,6 +30,15 @@ Address = TypeVar("Address")
 
 # Processes that this process started, by pid: dropping one would close the pipe that keeps an attached one alive.
 _children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@atexit.register
+def _let_go() -> None:
+    """At the end of this process: attached engines end with their pipes, detached ones live on. Nobody waits here."""
+    for child in _children.values():
+        if child.stdin is not None:
+            child.stdin.close()
+        child.returncode = 0  # else Popen warns of a process that still runs
 
 
 def start_process(

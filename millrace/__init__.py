@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from schemas.errors import MillraceError
     from trainer.callbacks import EventCallbacks, finish_run
     from trainer.checkpoints import open_checkpoint
+    from trainer.fast_path import use_fast_path
     from trainer.publish import publish_events
     from trainer.settings import EventSettings
 
@@ -56,6 +57,7 @@ __all__ = [
     "open_checkpoint",
     "play",
     "publish_events",
+    "use_fast_path",
 ]
 
 __version__ = "0.1.0"
@@ -81,6 +83,7 @@ _HOMES = {
     "open_checkpoint": "trainer.checkpoints",
     "play": "env.policies",
     "publish_events": "trainer.publish",
+    "use_fast_path": "trainer.fast_path",
 }
 
 # gymnasium.make("millrace/Trading-v0", …) works after `import millrace`.

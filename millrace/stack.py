@@ -32,8 +32,6 @@ from schemas.errors import LocalError, LogUnavailableError
 from schemas.topics import TOPICS
 
 _STOP_S = 8.0
-# Consumers that outlive this process, and so need nobody who waits for their end.
-_detached: list[subprocess.Popen[bytes]] = []
 # A server that does not answer at once at the start is down, or its address is wrong.
 _CONNECT_S = 2.0
 
@@ -282,7 +280,7 @@ class LocalStack:
             self._reap_consumer()
             child = self._spawn_consumer(descriptor)
             if self._detached:
-                _detached.append(child)
+                child.returncode = 0  # it outlives this process, and Popen would warn that nobody waits for its end
             else:
                 self._consumer = child
             os.ftruncate(descriptor, 0)

@@ -50,7 +50,8 @@ class RecordedEpisode:
     """One ended episode as the store has it.
 
     Attributes:
-        actions: Numbers of all steps, laid out one step after the other, ``action_size`` each.
+        actions: Numbers of all steps, laid out one step after the other. The store does not know whether those of a
+            vector are choices; the environment does.
     """
 
     episode_id: str
@@ -62,8 +63,6 @@ class RecordedEpisode:
     steps: int
     total_reward: float
     final_value: float
-    action_kind: str
-    action_size: int
     actions: Sequence[float]
 
 
@@ -109,7 +108,7 @@ def rebuild(env: TradingEnv, episode: RecordedEpisode) -> Transitions:
     Raises:
         IntegrityError: it does not come out as recorded; names what differs.
     """
-    actions = _actions(episode)
+    actions = _actions(episode, env)
     options: dict[str, Any] = {"start_row": episode.start_row}
     if not env.settings.portfolio:
         options["symbol"] = episode.symbol
@@ -133,12 +132,9 @@ def rebuild(env: TradingEnv, episode: RecordedEpisode) -> Transitions:
     )
 
 
-def _actions(episode: RecordedEpisode) -> NDArray[Any]:
-    numbers = np.asarray(episode.actions, dtype=np.float64)
-    if episode.action_kind == "discrete":
-        numbers = numbers.astype(np.int64)
-        return numbers if episode.action_size == 1 else numbers.reshape(-1, episode.action_size)
-    return numbers.astype(np.float32).reshape(-1, episode.action_size)
+def _actions(episode: RecordedEpisode, env: TradingEnv) -> NDArray[Any]:
+    space: Any = env.action_space
+    return np.asarray(episode.actions, dtype=np.float64).astype(space.dtype).reshape(-1, *space.shape)
 
 
 def _compare(episode: RecordedEpisode, what: str, recorded: float, found: float) -> None:

@@ -1,4 +1,4 @@
-"""The fast path learns, and learns what RLlib's own path does: PPO and DQN in this process, on generated markets.
+"""The fast path learns, and learns what RLlib's own path does: in this process, on generated markets.
 
 Shares are of ``Market.optimum`` over 300 bars of each symbol that were never learned, after costs.
 """
@@ -23,7 +23,7 @@ SEED = 2
 # Steps after which a policy is near what can be reached; the fast path takes a few seconds for them.
 BUDGET = {"DQN": 40_000, "PPO": 100_000}
 # Steps after which stock and fast path are compared: in the steep part of learning, where a difference shows.
-COMPARED = {"DQN": 4_096, "PPO": 16_384}
+COMPARED = {"A2C": 16_384, "DQN": 4_096, "PPO": 16_384, "SAC": 8_192}
 SEEDS = 5
 # Two-sided 95 % of Student's t with SEEDS - 1 degrees of freedom.
 STUDENT = 2.776
@@ -79,7 +79,7 @@ def test_a_feature_that_looks_ahead_is_caught_and_forced_through_has_an_impossib
     assert log_return > 10.0 * luck(walk)
 
 
-@pytest.mark.parametrize("name", ["DQN", "PPO"])
+@pytest.mark.parametrize("name", ["A2C", "DQN", "PPO", "SAC"])
 def test_the_fast_path_learns_as_stock_does(name, settings):
     # RLlib's runner knows of steps once an iteration, so that a schedule of exploration lags behind there: without one
     # both explore alike.

@@ -190,6 +190,16 @@ def test_an_attached_store_ends_with_its_starter_and_a_detached_one_does_not(sta
                 time.sleep(0.02)
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_starter_ends_without_a_word_about_the_store(state: Path, detached: bool) -> None:
+    program = (
+        f"import pathlib; from local.store import start_store; "
+        f"start_store(pathlib.Path({str(state)!r}), detached={detached})"
+    )
+    ended = subprocess.run([sys.executable, "-W", "default", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_a_busy_port_is_named(state: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -41,6 +41,7 @@ def test_the_public_names_are_exactly_these_and_all_resolve() -> None:
         "open_checkpoint",
         "play",
         "publish_events",
+        "use_fast_path",
     ]
     assert dir(millrace) == millrace.__all__
     for name in millrace.__all__:

@@ -83,8 +83,6 @@ def record_episodes(bench: Any, settings: EnvSettings, play: Callable[[Any, Any,
                 steps=record.steps,
                 total_reward=record.total_reward,
                 final_value=record.final_value,
-                action_kind="box" if np.asarray(record.actions).dtype.kind == "f" else "discrete",
-                action_size=int(np.prod(np.shape(record.actions)[1:])),
                 actions=np.ravel(record.actions).astype(float).tolist(),
             )
         )
@@ -112,6 +110,7 @@ def test_all_kinds_of_actions_are_recorded(change: dict[str, Any], bench: Any, t
     assert manifest.action_size == (2 if "portfolio" in change else 1)
     columns = read_columns(tmp_path / "out", manifest)
     assert np.array_equal(columns[Columns.OBS], np.concatenate([each[:-1] for each in recorded.observations]))
+    # As the store has them: plain numbers, be they choices or not.
     actions = np.concatenate([np.array(episode.actions) for episode in recorded.episodes])
     assert np.array_equal(columns[Columns.ACTIONS].ravel(), actions.astype(columns[Columns.ACTIONS].dtype))
 
