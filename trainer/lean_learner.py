@@ -132,9 +132,11 @@ class LeanLearner(TorchLearner):
         self._bare = self.has_bare_loss() and not isinstance(module.unwrapped(), SelfSupervisedLossAPI)
         for number, batch in enumerate(batches, start=1):
             is_last = number == count
+            # RLlib's own loss computes what it reports; where nothing is, the bare one will do.
+            whole = is_last and (report or not self._bare)
             steps += len(batch[Columns.OBS])
-            with self._logging(everything=is_last):
-                losses = self._gradient_step(batch, is_last)
+            with self._logging(everything=whole):
+                losses = self._gradient_step(batch, whole)
                 if is_last:
                     for module_id, loss in losses.items():
                         self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
@@ -183,11 +185,11 @@ class LeanLearner(TorchLearner):
 
     # -- one gradient step ----------------------------------------------------------------------------------------
 
-    def _gradient_step(self, batch: Batch, is_last: bool) -> dict[str, torch.Tensor]:
-        """Forward, RLlib's loss, backward, clip, step."""
+    def _gradient_step(self, batch: Batch, whole: bool) -> dict[str, torch.Tensor]:
+        """Forward, RLlib's loss (``whole``: with all that it reports), backward, clip, step."""
         forward = train_forward(self.module[DEFAULT_MODULE_ID], batch)
         losses: dict[str, torch.Tensor]
-        if self._bare and not is_last:
+        if self._bare and not whole:
             losses = {DEFAULT_MODULE_ID: self.bare_loss(batch, forward)}
         else:
             losses = self.compute_losses(fwd_out={DEFAULT_MODULE_ID: forward}, batch={DEFAULT_MODULE_ID: batch})
@@ -208,7 +210,7 @@ class LeanLearner(TorchLearner):
         for (name, optimizer), one, norm in zip(optimizers, gradients, norms, strict=True):
             if self.config.grad_clip:
                 clip(one, norm, self.config.grad_clip)
-            if is_last and (self.config.grad_clip or self.config.log_gradients):
+            if whole and (self.config.grad_clip or self.config.log_gradients):
                 self.metrics.log_value((DEFAULT_MODULE_ID, f"gradients_{name}_global_norm"), norm, window=1)
             step(optimizer)
         return losses
