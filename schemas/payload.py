@@ -41,14 +41,15 @@ class Payload(BaseModel):
         Raises:
             ValueError: columns of different lengths, or fields missing or unknown.
         """
-        values = {**_defaults(cls), **fields}
-        if values.keys() != cls.model_fields.keys():
-            odd = sorted(values.keys() ^ cls.model_fields.keys())
+        names, defaults = _fields(cls)
+        values = {**defaults, **fields}
+        if values.keys() != names:
+            odd = sorted(values.keys() ^ names)
             raise ValueError(f"{cls.EVENT_TYPE}: expected the model's fields, got {odd} missing or beside them")
-        lengths = {name: len(values[name]) for name in cls.COLUMNS}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"{cls.EVENT_TYPE}: columns of different lengths {lengths}")
-        rows = lengths[cls.COLUMNS[0]] if lengths else 0
+        lengths = {len(values[name]) for name in cls.COLUMNS} or {0}
+        if len(lengths) > 1:
+            raise ValueError(f"{cls.EVENT_TYPE}: columns of different lengths {sorted(lengths)}")
+        (rows,) = lengths
         return Written(cls, values["episode_id"], rows, orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY))
 
     @property
@@ -79,5 +80,7 @@ class Written:
 
 
 @cache
-def _defaults(model: type[Payload]) -> dict[str, Any]:
-    return {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
+def _fields(model: type[Payload]) -> tuple[frozenset[str], dict[str, Any]]:
+    """Names of all fields, and the defaults of those that have one."""
+    fields = model.model_fields
+    return frozenset(fields), {name: field.default for name, field in fields.items() if not field.is_required()}

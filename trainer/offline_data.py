@@ -24,6 +24,7 @@ from ray.rllib.offline.offline_data import OfflineData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from env.settings import EnvSettings
+from env.spaces import action_space
 from schemas.errors import InputError, SettingsError
 from trainer.environments import settings_hash
 from trainer.settings import EnvConfig
@@ -174,6 +175,9 @@ class EpisodeOfflineData(OfflineData):
                 f"{manifest.scaler_version}), and this run's scaler is another one; train on the same [data]"
             )
         columns = read_columns(Path(config.input_), manifest)
+        if config.normalize_actions and not manifest.discrete:
+            space = action_space(EnvSettings.from_mapping(trained.settings), 1)
+            columns[Columns.ACTIONS] = _normalized(columns[Columns.ACTIONS], space)
         self._rng = np.random.default_rng(config.seed)
         self._batch = {
             Columns.OBS: columns[Columns.OBS],
@@ -236,6 +240,14 @@ class EpisodeReturns:
         """Value targets of all steps, float32 (N,), given the value of each episode's last observation."""
         targets: NDArray[np.float64] = self._returns + self._weights * values[self._episode]
         return targets.astype(np.float32)
+
+
+def _normalized(actions: NDArray[np.float32], space: Any) -> NDArray[np.float32]:
+    """Actions in the space of a symbol, or of each of several, as RLlib's modules speak of them: from -1 to 1."""
+    symbols = actions.shape[1] // len(space.low)
+    low, high = np.tile(space.low, symbols), np.tile(space.high, symbols)
+    normalized: NDArray[np.float32] = 2.0 * (actions - low) / (high - low) - 1.0
+    return normalized.astype(np.float32)
 
 
 def _values(module: Any, observations: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -245,6 +245,36 @@ def test_imitation_learns_the_player_reproducibly_and_trades_the_test(
     assert reached[0] > chance + 0.15, (reached, chance)
 
 
+def in_or_out(env: Any, observation: Any, rng: np.random.Generator) -> Any:
+    """Nearly all in after a bar that rose, nearly out after one that fell, give or take a little."""
+    weight = 0.9 if observation[15:20].sum() > 0 else 0.1
+    return np.array([np.clip(weight + 0.02 * rng.normal(), 0.0, 1.0)], dtype=np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["BC", "MARWIL"])
+def test_imitation_of_weights_takes_the_players_weights(
+    name: str, bench: Any, tmp_path: Path, ray_session: None
+) -> None:
+    # From 0 to 1: RLlib's modules speak of that as from -1 to 1.
+    settings = ENV.model_copy(update={"actions": "weights", "short": False})
+    record_episodes(bench, settings, in_or_out).export(tmp_path / "out")
+    base = bench.job("PPO", train={"iterations": 60})
+    algorithm = AlgorithmSettings(
+        name=name,
+        offline_data={"input_": str(tmp_path / "out")},
+        training={"train_batch_size_per_learner": 64, "lr": 3e-3},
+    )  # type: ignore[call-arg]
+    run = bench.train(type(base)(**{**vars(base), "algorithm": algorithm, "env": settings}))
+    ids = {episode.episode_id for episode in run.agent("test")}
+    taken = [data.actions for data in run.of("episode.actions") if data.episode_id in ids]
+    weights = np.concatenate([np.ravel(each) for each in taken])
+    print(name, np.quantile(weights, [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]))
+    nearest = np.where(weights > 0.5, 0.9, 0.1)
+    assert np.abs(weights - nearest).mean() < 0.1
+    assert 0.2 < (weights > 0.5).mean() < 0.8
+
+
 @pytest.mark.slow
 def test_a_recording_of_another_scaler_is_refused(
     recorded: Recorded, tmp_path: Path, ray_session: None, new_bench: Callable[[], Any]
