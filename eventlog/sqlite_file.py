@@ -71,6 +71,8 @@ class SqliteFile:
             f"PRAGMA synchronous={synchronous}",
             f"PRAGMA wal_autocheckpoint={checkpoint_pages}",
             "PRAGMA journal_size_limit=67108864",
+            # Some builds of SQLite overwrite what is deleted, which is as much to write as it was to store.
+            "PRAGMA secure_delete=OFF",
         )
         self._busy_s = busy_s
         self._create = create
