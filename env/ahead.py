@@ -25,7 +25,7 @@ def compile_ahead(say: Callable[[str], None]) -> None:
     Args:
         say: Gets a line before and after, where there is something to compile.
     """
-    if is_on_disk(kernel.step_all) and is_on_disk(kernel.step_choice):
+    if all(map(is_on_disk, (kernel.step_one, kernel.step_choice, kernel.step_all))):
         return
     say("compiling the market model for this machine, which is done once")
     begin = time.monotonic()

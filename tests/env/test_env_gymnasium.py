@@ -13,7 +13,8 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import env as env_room
-from env.market_data import MarketData, Scaler
+from env.market_data import MarketData
+from env.scaler import Scaler
 from env.settings import EnvSettings
 from env.spaces import action_space
 from env.trading_env import TradingEnv
