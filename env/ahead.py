@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ def compile_ahead(say: Callable[[str], None]) -> None:
     Args:
         say: Gets a line before and after, where there is something to compile.
     """
-    if all(map(is_on_disk, (kernel.step_one, kernel.step_choice, kernel.step_all))):
+    entries: list[Callable[..., Any]] = [kernel.step_one, kernel.step_choice, kernel.step_all]
+    if all(is_on_disk(one) for one in entries):
         return
     say("compiling the market model for this machine, which is done once")
     begin = time.monotonic()

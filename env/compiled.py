@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
@@ -33,14 +32,13 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_on_disk(function: Callable[..., Any]) -> bool:
-    """Whether the machine code of a compiled function was kept, by this process or another, since its file changed."""
-    compiled_function: Any = function
-    kept = getattr(compiled_function._cache, "cache_path", None)
-    if kept is None:
-        return False
-    changed = Path(compiled_function.py_func.__code__.co_filename).stat().st_mtime
-    found = Path(kept).glob(f"*.{compiled_function.py_func.__name__}-*.nbi")
-    return any(path.stat().st_mtime >= changed for path in found)
+    """Whether the machine code of a compiled function was kept, of the file as it is, by this process or another.
+
+    numba has no public way to ask; where it changes its private one, the answer is no.
+    """
+    cache: Any = getattr(function, "_cache", None)
+    index = getattr(getattr(cache, "_cache_file", None), "_load_index", dict)
+    return bool(index())
 
 
 @intrinsic  # type: ignore[untyped-decorator]
