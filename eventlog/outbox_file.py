@@ -319,7 +319,6 @@ def _open(path: Path, *, create: bool, checkpoint_pages: int) -> SqliteFile:
         subject="outbox",
         error=OutboxError,
         synchronous="OFF",
-        page_bytes=16_384,  # records are tens of kB: SQLite's 4 kB pages take three times the CPU for them
         create=create,
         checkpoint_pages=checkpoint_pages,
     )

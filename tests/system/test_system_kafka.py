@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kafka")]
 ON_KAFKA = ("demo", "--log", "kafka")
 FROZEN_S = 30.0
 LIMIT_MS = 5.0
-WAITED_MS = 500.0
 
 
 def next_commands(output: str) -> list[str]:
@@ -142,11 +141,9 @@ def test_a_frozen_broker_holds_up_neither_training_nor_publishing(run_demo: Any,
     shown = {phase: costs(noted, when, phase) for phase in ("well", "frozen")}
     print(f"publish(), by state of the broker: {shown}")
     print(f"training, frozen over well: {rate(demo, before, during) / rate(demo, 2, before):.2f}")
-    # Without what the scheduler gave to others: on a busy machine that is nobody's doing here. The slowest call of
-    # thousands is the disk's or the machine's; one that waits for the broker would take seconds.
-    for phase in ("well", "frozen"):
-        assert shown[phase]["own_ms_p99"] < LIMIT_MS, shown
-        assert shown[phase]["own_ms_max"] < WAITED_MS, shown
+    # Without what the scheduler gave to others: on a busy machine that is nobody's doing here.
+    assert shown["frozen"]["own_ms_max"] < LIMIT_MS, shown
+    assert shown["well"]["own_ms_p99"] < LIMIT_MS, shown
     assert during - before >= 5, demo.output
     assert demo.finish() == 0, demo.output
     assert iterations(demo) == 60
