@@ -92,30 +92,25 @@ def fill_price(r: Any, reference: float, side: float, impact: float) -> float:
 
 
 @compiled
-def begin_trade(a: Any, h: Any, after: float) -> None:
+def begin_trade(a: Any, h: Any, row: int, after: float, price: float) -> None:
     """Open a trade, which nothing has been paid for yet."""
     h.trade = a.opened
     a.opened += 1
     h.side = 1 if after > 0.0 else -1
+    h.cost, h.best, h.entry_row = price, h.side * price, row
     h.largest = h.paid = h.units_in = h.paid_in = h.units_out = h.paid_out = 0.0
     h.fee = h.slippage = h.borrow = h.funding = 0.0
 
 
 @compiled
-def put_in(h: Any, units: float, price: float, fee: float, slippage: float) -> None:
-    """Book the part of a fill that puts units into the open trade."""
-    h.units_in += units
-    h.paid_in += units * price
-    h.paid += units * price
-    h.fee += fee
-    h.slippage += slippage
-
-
-@compiled
-def take_out(h: Any, units: float, price: float, fee: float, slippage: float) -> None:
-    """Book the part of a fill that takes units out of the open trade."""
-    h.units_out += units
-    h.paid_out += units * price
+def trade_units(h: Any, units: float, price: float, fee: float, slippage: float) -> None:
+    """Book the part of a fill that belongs to the open trade: units along its side are put in, others taken out."""
+    if units * h.side > 0.0:
+        h.units_in += units
+        h.paid_in += units * price
+    else:
+        h.units_out += units
+        h.paid_out += units * price
     h.paid += units * price
     h.fee += fee
     h.slippage += slippage
@@ -167,24 +162,18 @@ def book(
     fill.trade = a.opened if deed == ENTRY else h.trade
 
     # A fill puts units into a trade or takes some out; a reversal, one execution, does both: its costs are split.
-    if deed in (ENTRY, INCREASE):
-        if deed == ENTRY:
-            begin_trade(a, h, after)
-            h.cost, h.entry_row = price, row
-            h.best = price if after > 0.0 else -price
-        else:
-            h.cost = (h.cost * abs(before) + price * abs(quantity)) / abs(after)
-        put_in(h, quantity, price, fee, slippage)
-    elif deed == REVERSAL:
+    if deed == REVERSAL:
         share = -before / quantity
-        take_out(h, -before, price, fee * share, slippage * share)
+        trade_units(h, -before, price, fee * share, slippage * share)
         end_trade(f, a, h, b, s, step, kind)
-        begin_trade(a, h, after)
-        h.cost, h.entry_row = price, row
-        h.best = price if after > 0.0 else -price
-        put_in(h, after, price, fee * (1.0 - share), slippage * (1.0 - share))
+        begin_trade(a, h, row, after, price)
+        trade_units(h, after, price, fee * (1.0 - share), slippage * (1.0 - share))
     else:
-        take_out(h, quantity, price, fee, slippage)
+        if deed == ENTRY:
+            begin_trade(a, h, row, after, price)
+        elif deed == INCREASE:
+            h.cost = (h.cost * abs(before) + price * abs(quantity)) / abs(after)
+        trade_units(h, quantity, price, fee, slippage)
         if deed == EXIT:
             end_trade(f, a, h, b, s, step, kind)
     h.largest = max(h.largest, abs(after))
@@ -202,6 +191,31 @@ def close_out(f: Any, a: Any, h: Any, b: int, s: int, row: int, kind: int, refer
         price = fill_price(f.rules, reference, 1.0 if h.position < 0.0 else -1.0, 0.0)
     book(f, a, h, b, s, row, 0.0, price, reference, kind)
     h.carried = 0.0
+
+
+@compiled
+def liquidate(f: Any, a: Any, b: int, row: int) -> None:
+    """Close every position at the open, and end all that is carried."""
+    holdings = carray(pointer(f.holdings), f.envs * f.symbols, HOLDING)
+    opens = carray(pointer(f.open), f.symbols * f.stride, np.float64)
+    for s in range(f.symbols):
+        h = holdings[b * f.symbols + s]
+        h.carried = 0.0
+        if h.position != 0.0:
+            close_out(f, a, h, b, s, row, LIQUIDATION, opens[s * f.stride + row])
+
+
+@compiled
+def at_opens(f: Any, b: int, row: int) -> tuple[float, float]:
+    """Return the sums of the positions' values at the opens, and of their absolute values."""
+    holdings = carray(pointer(f.holdings), f.envs * f.symbols, HOLDING)
+    opens = carray(pointer(f.open), f.symbols * f.stride, np.float64)
+    net = gross = 0.0
+    for s in range(f.symbols):
+        notional = holdings[b * f.symbols + s].position * opens[s * f.stride + row]
+        net += notional
+        gross += abs(notional)
+    return net, gross
 
 
 # -- rules 2 to 4: orders at the open ----------------------------------------------------------------------------------
@@ -289,6 +303,12 @@ def whole_order(order: float, position: float, lot: float) -> float:
 
 
 @compiled
+def reducing(order: float, position: float) -> float:
+    """Return the part of an order that reduces the position."""
+    return side_of(order) * min(abs(order), abs(position)) if order * position < 0.0 else 0.0
+
+
+@compiled
 def within_leverage(f: Any, b: int, value: float) -> None:
     """Scale the parts of quantities that increase positions by one factor, so that the gross fits the leverage."""
     r = f.rules
@@ -298,9 +318,7 @@ def within_leverage(f: Any, b: int, value: float) -> None:
     gross = increase = cut_notional = 0.0
     for s in range(count):
         h, o = holdings[b * count + s], orders[s]
-        cut = 0.0
-        if o.order * h.position < 0.0:
-            cut = side_of(o.order) * min(abs(o.order), abs(h.position))
+        cut = reducing(o.order, h.position)
         gross += abs(h.position + cut) * o.price
         increase += abs(o.order - cut) * o.price
         cut_notional += abs(cut) * o.price
@@ -313,9 +331,7 @@ def within_leverage(f: Any, b: int, value: float) -> None:
     factor = min(room / max(needed, _TINY), 1.0)
     for s in range(count):
         h, o = holdings[b * count + s], orders[s]
-        cut = 0.0
-        if o.order * h.position < 0.0:
-            cut = side_of(o.order) * min(abs(o.order), abs(h.position))
+        cut = reducing(o.order, h.position)
         more = o.order - cut
         if more != 0.0:
             o.order = whole_order(cut + factor * more, h.position, r.lot)
@@ -427,23 +443,16 @@ def inside(f: Any, a: Any, b: int, row: int, floor: float) -> None:
     lows = carray(pointer(f.low), count * f.stride, np.float64)
     tradable = carray(pointer(f.tradable), count * f.stride, np.bool_)
     held, at = 0, 0
-    net = gross = 0.0
     for s in range(count):
-        notional = holdings[b * count + s].position * opens[s * f.stride + row]
         if holdings[b * count + s].position != 0.0:
             held, at = held + 1, s
-        net += notional
-        gross += abs(notional)
     if held == 0:
         return
+    net, gross = at_opens(f, b, row)
     alone = held == 1 and tradable[at * f.stride + row]
     # An account with several positions is looked at once more at the opens, after its orders.
     if not alone and a.cash + net <= max(r.maintenance * gross, floor):
-        for s in range(count):
-            h = holdings[b * count + s]
-            h.carried = 0.0
-            if h.position != 0.0:
-                close_out(f, a, h, b, s, row, LIQUIDATION, opens[s * f.stride + row])
+        liquidate(f, a, b, row)
         return
 
     for s in range(count):
@@ -575,25 +584,19 @@ def advance(f: Any, b: int) -> None:
         given[b * f.size + k] = min(max(given[b * f.size + k], low[k]), high[k])
 
     # Rule 1: margin at the open. Trailing stops see the open of bars that found the trade open.
-    net = gross = 0.0
     stale = False
     for s in range(count):
         h = holdings[b * count + s]
         opening = opens[s * f.stride + row]
-        net += h.position * opening
-        gross += abs(h.position * opening)
         h.best = max(h.best, opening if h.position > 0.0 else -opening)
         stale = stale or not tradable[s * f.stride + row]
     if stale:
         a.stale += 1
+    net, gross = at_opens(f, b, row)
     worth = a.cash + net
     solvent = worth > max(r.maintenance * gross, floor)
     if not solvent:
-        for s in range(count):
-            h = holdings[b * count + s]
-            h.carried = 0.0
-            if h.position != 0.0:
-                close_out(f, a, h, b, s, row, LIQUIDATION, opens[s * f.stride + row])
+        liquidate(f, a, b, row)
         worth = 1.0  # no order comes of it
 
     # Rules 2 to 7.

@@ -137,17 +137,18 @@ def episode_metrics(
     growth = float(equity[-1] / equity[0])
     year = math.nan if bars_per_year is None else bars_per_year
     root = math.sqrt(year)
-    per_step, downside = sharpe(returns), sortino(returns)
+    moments = _moments(returns) if steps else None
+    per_step, downside = _sharpe(moments, steps), _sortino(moments)
     annual_return = _annual_return(growth, steps, year)
     fall, fall_bars = drawdown(equity)
     tail = _tail(returns)
-    trades = _trade_sums(_floats(side), _floats(net_pnl))
+    trades = _sums_of_trades(_floats(side), _floats(net_pnl))
     lengths = np.sort(bars)
     middle = len(lengths) // 2
     return EpisodeMetrics(
         total_return=growth - 1.0,
         annual_return=annual_return,
-        volatility=_finite(_moments(returns)[1] * root) if steps > 1 else None,
+        volatility=_finite(moments.deviation * root) if moments is not None and steps > 1 else None,
         sharpe=per_step,
         annual_sharpe=None if per_step is None else _finite(per_step * root),
         sortino=downside,
@@ -185,10 +186,7 @@ def sharpe(returns: Floats) -> float | None:
         None where it is not defined: fewer than two returns, or returns that do not vary. The annual figure is this
         times the root of the steps in a year.
     """
-    if returns.size < 2:
-        return None
-    mean, deviation, largest, _ = _moments(_floats(returns))
-    return None if deviation <= _NO_SPREAD * max(1.0, largest) else mean / deviation
+    return _sharpe(_moments(_floats(returns)) if returns.size else None, returns.size)
 
 
 def sortino(returns: Floats) -> float | None:
@@ -200,10 +198,7 @@ def sortino(returns: Floats) -> float | None:
     Returns:
         None where it is not defined: no return, or none below 0.
     """
-    if not returns.size:
-        return None
-    mean, _, _, downside = _moments(_floats(returns))
-    return None if downside <= _NO_SPREAD else mean / downside
+    return _sortino(_moments(_floats(returns)) if returns.size else None)
 
 
 def drawdown(equity: Floats) -> tuple[float, int]:
@@ -237,9 +232,30 @@ def _drawdown(equity: Floats) -> tuple[float, int]:
     return fall, end - begin
 
 
+class _Moments(NamedTuple):
+    """Of returns, of which there is one at least."""
+
+    mean: float
+    deviation: float
+    """Standard deviation, ddof 1."""
+    largest: float
+    """Of the absolute values."""
+    downside: float
+    """Root of the mean of min(return, 0)²."""
+
+
+def _sharpe(moments: _Moments | None, count: int) -> float | None:
+    if moments is None or count < 2 or moments.deviation <= _NO_SPREAD * max(1.0, moments.largest):
+        return None
+    return moments.mean / moments.deviation
+
+
+def _sortino(moments: _Moments | None) -> float | None:
+    return None if moments is None or moments.downside <= _NO_SPREAD else moments.mean / moments.downside
+
+
 @compiled
-def _moments(returns: Floats) -> tuple[float, float, float, float]:
-    """Mean, standard deviation (ddof 1), largest absolute value, and root of the mean of min(return, 0)²."""
+def _moments(returns: Floats) -> _Moments:
     count = len(returns)
     total = largest = lost = 0.0
     for value in returns:
@@ -250,7 +266,7 @@ def _moments(returns: Floats) -> tuple[float, float, float, float]:
     squares = 0.0
     for value in returns:
         squares += (value - mean) ** 2
-    return mean, math.sqrt(squares / max(count - 1, 1)), largest, math.sqrt(lost / count)
+    return _Moments(mean, math.sqrt(squares / max(count - 1, 1)), largest, math.sqrt(lost / count))
 
 
 class _TradeSums(NamedTuple):
@@ -263,7 +279,7 @@ class _TradeSums(NamedTuple):
 
 
 @compiled
-def _sums_of_trades(side: Floats, net_pnl: Floats) -> tuple[float, float, int, int, int, int]:
+def _sums_of_trades(side: Floats, net_pnl: Floats) -> _TradeSums:
     gains = losses = 0.0
     longs = shorts = won_long = won_short = 0
     for trade in range(len(side)):
@@ -278,11 +294,7 @@ def _sums_of_trades(side: Floats, net_pnl: Floats) -> tuple[float, float, int, i
         else:
             shorts += 1
             won_short += won
-    return gains, losses, longs, shorts, won_long, won_short
-
-
-def _trade_sums(side: Floats, net_pnl: Floats) -> _TradeSums:
-    return _TradeSums(*_sums_of_trades(side, net_pnl))
+    return _TradeSums(gains, losses, longs, shorts, won_long, won_short)
 
 
 def _floats(values: NDArray[Any]) -> Floats:
