@@ -124,11 +124,10 @@ class Publisher:
             SchemaError: not one of the payloads that are known on the log; nothing was accepted.
         """
         for payload in payloads:
-            model = payload.model if isinstance(payload, Written) else type(payload)
-            if PAYLOADS.get(model.EVENT_TYPE) is not model:
+            if PAYLOADS.get(payload.model.EVENT_TYPE) is not payload.model:
                 raise SchemaError(
                     f"publisher {self.publisher_id}: expected payloads of the types {sorted(PAYLOADS)}, got "
-                    f"{model.__name__}"
+                    f"{payload.model.__name__}"
                 )
         self._check_process()
         with self._mutex:

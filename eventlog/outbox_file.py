@@ -255,7 +255,7 @@ def make_records(
     made: list[tuple[Envelope, Record]] = []
     publisher_id = str(meta.publisher_id)
     for payload in payloads:
-        model = payload.model if isinstance(payload, Written) else type(payload)
+        model = payload.model
         number = emitted.get(model.EVENT_TYPE, 0) + 1
         fields: dict[str, Any] = {
             "event_type": model.EVENT_TYPE,

@@ -47,7 +47,7 @@ class Envelope(BaseModel):
 
     def record(self, key: str, data: bytes) -> tuple[bytes, bytes, Headers]:
         """Key, value and headers of the record whose payload is this JSON."""
-        envelope = {name: value for name, value in self.__dict__.items() if name != "data"} | (self.model_extra or {})
+        envelope = {name: getattr(self, name) for name in Envelope.model_fields} | (self.model_extra or {})
         value = b'%b,"data":%b}' % (orjson.dumps(envelope)[:-1], data)
         headers = (
             ("ce_specversion", b"1.0"),

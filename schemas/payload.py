@@ -53,6 +53,11 @@ class Payload(BaseModel):
         return Written(cls, values["episode_id"], rows, orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY))
 
     @property
+    def model(self) -> type[Payload]:
+        """What it is; a written payload says the same."""
+        return type(self)
+
+    @property
     def rows(self) -> int:
         """Rows that this payload declares; 0 where it has no columns."""
         return len(getattr(self, self.COLUMNS[0])) if self.COLUMNS else 0

@@ -116,13 +116,9 @@ class Rounds:
                     )
                     if not found or self._group.num_healthy_remote_workers() <= 0:
                         break
-                    self._runner_metrics += [metrics for _, metrics in found]
                 else:
                     found = [_sample(self._group.local_env_runner, lifetime, with_metrics=False)]
-                new = [rollout for rollouts, _ in found for rollout in rollouts]
-                taken += new
-                count = sum(map(len, new))
-                steps, self._sampled = steps + count, self._sampled + count
+                steps += self._take(found, taken)
         return taken
 
     def sample_ready(self, least: int) -> list[Rollout]:
@@ -146,12 +142,17 @@ class Rounds:
                     tag="sample",
                     timeout_seconds=_LOOK_S,
                 )
-                self._runner_metrics += [metrics for _, metrics in found]
-                new = [rollout for rollouts, _ in found for rollout in rollouts]
-                taken += new
-                count = sum(map(len, new))
-                steps, self._sampled = steps + count, self._sampled + count
+                steps += self._take(found, taken)
         return taken
+
+    def _take(self, found: Sequence[tuple[list[Rollout], Any]], taken: list[Rollout]) -> int:
+        """Add what runners have sampled to ``taken``, keep the metrics that came with it, and count its steps."""
+        self._runner_metrics += [metrics for _, metrics in found if metrics is not None]
+        new = [rollout for rollouts, _ in found for rollout in rollouts]
+        taken += new
+        steps = sum(map(len, new))
+        self._sampled += steps
+        return steps
 
     def learn(self, data: Sequence[Data], moment: Moment, report: bool, **how: Any) -> None:
         """One call of the learners.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from trainer.rollout import Finals, FullObservations, IndexedObservations, Observations, Rollout
@@ -128,6 +129,19 @@ def quick_learners(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(inspect, "stack", partial(inspect.stack, 0))
     torch.set_num_threads(1)
+
+
+def act(rollout: Rollout, learner: Any) -> Rollout:
+    """The rollout with what a policy near the learner's would have put into ``extras``."""
+    module = learner.module[DEFAULT_MODULE_ID]
+    seen: Any = rollout.observations
+    with torch.no_grad():
+        inputs = module.forward_train({Columns.OBS: torch.from_numpy(seen.values[:-1])})[Columns.ACTION_DIST_INPUTS]
+        inputs = inputs + 0.3 * torch.sin(17 * inputs)
+        logp = module.get_train_action_dist_cls().from_logits(inputs).logp(torch.from_numpy(rollout.actions))
+    extras = {Columns.ACTION_DIST_INPUTS: inputs.numpy(), Columns.ACTION_LOGP: logp.numpy()}
+    object.__setattr__(rollout, "extras", extras)
+    return rollout
 
 
 def as_episodes(rollout: Rollout) -> list[SingleAgentEpisode]:

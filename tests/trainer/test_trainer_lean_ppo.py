@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -17,11 +16,10 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
-from rollout_makers import FakeRunner, as_episodes, largest_difference, parameters, quick_learners
+from rollout_makers import FakeRunner, act, as_episodes, largest_difference, parameters, quick_learners
 
 from schemas.errors import InputError, SettingsError
 from trainer.lean_ppo import LeanPPOLearner, generalized_advantages
-from trainer.rollout import Rollout
 
 __all__ = ["quick_learners"]  # a fixture
 
@@ -64,19 +62,6 @@ def make(learner_class: type, continuous: bool = False, **training: Any) -> Any:
     actions = gym.spaces.Box(-1, 1, (2,)) if continuous else gym.spaces.Discrete(3)
     spaces = {DEFAULT_MODULE_ID: (gym.spaces.Box(-1, 1, (SIZE,), np.float32), actions)}
     return config.build_learner(spaces=spaces)
-
-
-def act(rollout: Rollout, learner: Any) -> Rollout:
-    """The rollout with what a policy near the learner's would have put into ``extras``."""
-    module = learner.module[DEFAULT_MODULE_ID]
-    seen: Any = rollout.observations
-    with torch.no_grad():
-        inputs = module.forward_train({Columns.OBS: torch.from_numpy(seen.values[:-1])})[Columns.ACTION_DIST_INPUTS]
-        inputs = inputs + 0.3 * torch.sin(17 * inputs)
-        logp = module.get_train_action_dist_cls().from_logits(inputs).logp(torch.from_numpy(rollout.actions))
-    extras = {Columns.ACTION_DIST_INPUTS: inputs.numpy(), Columns.ACTION_LOGP: logp.numpy()}
-    object.__setattr__(rollout, "extras", extras)
-    return rollout
 
 
 def learn(learner: Any, episodes: list[Any], steps: int = 0, **how: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
@@ -18,7 +17,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_ENV_STEPS_TRAINED_LIFETIME
-from rollout_makers import FakeRunner, as_episodes, largest_difference, parameters, quick_learners
+from rollout_makers import FakeRunner, act, as_episodes, largest_difference, parameters, quick_learners
 
 from trainer.lean_vtrace import LeanAPPOLearner, LeanIMPALALearner
 from trainer.rollout import Rollout
@@ -53,19 +52,6 @@ def make(config_class: type[AlgorithmConfig], learner_class: type, continuous: b
     actions = gym.spaces.Box(-1, 1, (2,)) if continuous else gym.spaces.Discrete(3)
     spaces = {DEFAULT_MODULE_ID: (gym.spaces.Box(-1, 1, (SIZE,), np.float32), actions)}
     return config.build_learner(spaces=spaces)
-
-
-def act(rollout: Rollout, learner: Any) -> Rollout:
-    """The rollout with what a policy near the learner's would have put into ``extras``."""
-    module = learner.module[DEFAULT_MODULE_ID]
-    seen: Any = rollout.observations
-    with torch.no_grad():
-        inputs = module.forward_train({Columns.OBS: torch.from_numpy(seen.values[:-1])})[Columns.ACTION_DIST_INPUTS]
-        inputs = inputs + 0.3 * torch.sin(17 * inputs)
-        logp = module.get_train_action_dist_cls().from_logits(inputs).logp(torch.from_numpy(rollout.actions))
-    extras = {Columns.ACTION_DIST_INPUTS: inputs.numpy(), Columns.ACTION_LOGP: logp.numpy()}
-    object.__setattr__(rollout, "extras", extras)
-    return rollout
 
 
 @pytest.mark.parametrize("continuous", [False, True])
