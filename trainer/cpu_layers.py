@@ -1,8 +1,8 @@
 """Linear and tanh layers that are quick on a CPU: the same functions by other libraries than those that torch chooses.
 
-torch multiplies float32 matrices with MKL, which uses half of an AMD processor, and has a tanh of its own that takes
-ten times as long as numpy's. oneDNN, which torch carries too, and numpy give the same numbers but for rounding.
-``docs/training.md`` has figures.
+On a processor with AVX-512 torch multiplies float32 matrices with MKL, which uses half of an AMD one, and has a tanh of
+its own that takes ten times as long as numpy's. oneDNN, which torch carries too, and numpy give the same numbers but
+for rounding. Without AVX-512 torch's own are no slower, and stay. ``docs/training.md`` has figures.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ def use_cpu_layers(module: nn.Module) -> None:
     """Make the linear and tanh layers of a module quick ones. Parameters, states and names stay as they are.
 
     On another device, on other types than float32, where the sizes are small or a compiler looks at them, they do
-    what they did.
+    what they did. On a processor without AVX-512 nothing is changed.
     """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return
     for layer in module.modules():
         if type(layer) is nn.Linear and _product is not None:
             layer.__class__ = QuickLinear

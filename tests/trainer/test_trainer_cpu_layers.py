@@ -12,6 +12,12 @@ from trainer import cpu_layers
 from trainer.cpu_layers import QuickLinear, QuickTanh, use_cpu_layers
 
 
+@pytest.fixture(autouse=True)
+def processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for which layers are changed, whatever this one is: both libraries compute on every one."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
 def network(inputs: int = 323) -> nn.Sequential:
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3, bias=False))
@@ -86,3 +92,10 @@ def test_a_torch_without_the_private_product_keeps_its_linear_layers(monkeypatch
     use_cpu_layers(module)
     assert type(module[0]) is nn.Linear
     assert type(module[1]) is QuickTanh
+
+
+def test_a_processor_without_avx_512_keeps_torchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    module = network()
+    use_cpu_layers(module)
+    assert [type(layer) for layer in module] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
