@@ -14,7 +14,7 @@ from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorica
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from trainer.cpu_layers import use_cpu_layers
-from trainer.rllib_private import act_forward
+from trainer.rllib_private import act_forward, policy_layers
 
 Path = tuple[str, ...]
 """Where a column of the module's output is, which may be nested: ("action_logp",), ("state_out", "h")."""
@@ -49,6 +49,7 @@ class Actor:
         self.module = module
         module.eval()
         use_cpu_layers(module)
+        self._layers = policy_layers(module)
         self._action_space, self._device = action_space, torch.device(device or "cpu")
         to_space = unsquash_action if config.normalize_actions else clip_action if config.clip_actions else None
         # RLlib's functions leave all but a Box as it is, at some cost a step.
@@ -86,6 +87,10 @@ class Actor:
         return Acted(actions, for_env, extras)
 
     def _forward(self, observations: torch.Tensor, explore: bool, timestep: int) -> dict[str, Any]:
+        if self._layers:
+            for layer in self._layers:
+                observations = layer(observations)
+            return {Columns.ACTION_DIST_INPUTS: observations}
         batch: dict[str, Any] = {Columns.OBS: observations}
         if self._initial is not None:
             # A stateful module wants an axis of time.
@@ -104,9 +109,9 @@ class Actor:
             return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: deterministic.logp(actions)}
         distribution = self.module.get_exploration_action_dist_cls()
         if distribution is TorchCategorical:
-            # The same draws as that class, at a third of its cost.
+            # The same draws as that class, at a fifth of its cost: as torch.multinomial after its checks.
             logp = torch.log_softmax(inputs, -1)
-            chosen = torch.multinomial(logp.exp(), 1, True)
+            chosen = (logp.exp() / torch.empty_like(logp).exponential_()).argmax(-1, keepdim=True)
             return {Columns.ACTIONS: chosen.squeeze(-1), Columns.ACTION_LOGP: logp.gather(-1, chosen).squeeze(-1)}
         sampled = distribution.from_logits(inputs)
         actions = sampled.sample()

@@ -8,7 +8,10 @@ from typing import Any
 import gymnasium as gym
 import torch
 from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchMLPEncoder
+from ray.rllib.core.models.torch.heads import TorchMLPHead
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import ENV_CREATOR, _global_registry
@@ -202,3 +205,24 @@ def act_forward(module: Any, batch: Any, explore: bool, timestep: int) -> Any:
     ``forward_exploration`` and ``forward_inference`` put each of its layers into that mode and back.
     """
     return module._forward_exploration(batch, t=timestep) if explore else module._forward_inference(batch)
+
+
+_ACTING = ("_forward", "_forward_exploration", "_forward_inference")
+
+
+def policy_layers(module: Any) -> list[torch.nn.Module]:
+    """The layers from observations to the inputs of the action distribution, where a module has no more than those.
+
+    RLlib's own module of PPO, IMPALA, APPO and MARWIL with an MLP is such; of others the list is empty. One after
+    another they do what ``act_forward`` does, exploring or not, without the dicts and checks between them.
+    """
+    if any(
+        name in vars(module) or getattr(type(module), name, None) is not getattr(DefaultPPOTorchRLModule, name)
+        for name in _ACTING
+    ):
+        return []
+    encoder, head = module.encoder, module.pi
+    if type(encoder) is not TorchActorCriticEncoder or type(head) is not TorchMLPHead or head.clip_log_std:
+        return []
+    encoder = encoder.encoder if encoder.config.shared else encoder.actor_encoder
+    return [*encoder.net.mlp, *head.net.mlp] if type(encoder) is TorchMLPEncoder else []

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
@@ -16,6 +17,7 @@ from env.settings import EnvSettings
 from schemas.errors import SettingsError
 from trainer.algorithm import new_config
 from trainer.models import KINDS, use_model
+from trainer.rllib_private import act_forward, policy_layers
 from trainer.settings import AlgorithmSettings
 
 WINDOW, FEATURES, ACCOUNT = 8, 5, 4
@@ -207,3 +209,48 @@ def test_each_kind_trains_and_goes_on_from_its_checkpoint(kind: str, name: str, 
     assert again.result is not None
     assert (again.result.status, again.result.iterations) == ("completed", 2)
     assert len(again.agent("test")) >= 2
+
+
+PLAIN = [
+    ("PPO", {}),
+    ("A2C", {"vf_share_layers": True}),
+    ("APPO", {}),
+    ("IMPALA", {"fcnet_hiddens": [7]}),
+    ("MARWIL", {}),
+]
+
+
+@pytest.mark.parametrize(("case", "model"), PLAIN)
+def test_the_layers_of_a_plain_policy_say_what_its_module_says(case: str, model: dict[str, Any]) -> None:
+    module, seen = module_of(case, "mlp", **model), batch_of(case)
+    layers = policy_layers(module)
+    values = seen[Columns.OBS]
+    for layer in layers:
+        values = layer(values)
+    assert layers
+    for explore in (True, False):
+        assert torch.equal(values, act_forward(module, seen, explore, 0)[Columns.ACTION_DIST_INPUTS])
+
+
+def test_a_policy_with_more_than_layers_has_no_layers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for case in ("DQN", "SAC", "BC"):
+        assert policy_layers(module_of(case, "mlp")) == []
+    for kind in WINDOW_KINDS:
+        assert policy_layers(module_of("PPO", kind)) == []
+    monkeypatch.setitem(ACTION_SPACES, "PPO", WEIGHTS)  # their spreads are clipped behind the layers
+    assert policy_layers(module_of("PPO", "mlp")) == []
+
+
+@pytest.mark.parametrize("name", ["_forward", "_forward_exploration", "_forward_inference"])
+def test_a_users_own_forward_is_not_passed_over(name: str) -> None:
+    class Mine(DefaultPPOTorchRLModule):
+        pass
+
+    setattr(Mine, name, lambda self, batch, **how: {})
+    module = module_of("PPO", "mlp")
+    assert policy_layers(module)
+    module.__class__ = Mine
+    assert policy_layers(module) == []
+    other = module_of("PPO", "mlp")
+    setattr(other, name, getattr(other, name))  # as torch.compile does it
+    assert policy_layers(other) == []
