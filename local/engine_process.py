@@ -168,7 +168,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _reap_ended() -> None:
-    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+    # A copy, which CPython makes in one go: another thread may start an engine meanwhile.
+    for pid in [pid for pid, child in list(_children.items()) if child.poll() is not None]:
         _reap(pid)
 
 

@@ -16,6 +16,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error
 
+from local import engine_process
 from local.store import StoreAddress, start_store, stop_store, store_address
 from schemas.errors import LocalError
 
@@ -102,6 +103,28 @@ def test_two_starts_at_once_give_one_store(state: Path) -> None:
 
     assert len(found) == 3
     assert len(set(found)) == 1
+
+
+def test_ended_engines_are_reaped_while_another_thread_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        return process
+
+    class Slow(subprocess.Popen[bytes]):
+        def poll(self) -> int | None:
+            children[later.pid] = later  # what the other thread does at the worst moment
+            return super().poll()
+
+    later, children = ended(), {}
+    slow = Slow([sys.executable, "-c", ""])
+    slow.wait()
+    children[slow.pid] = slow
+    monkeypatch.setattr(engine_process, "_children", children)
+    engine_process._reap_ended()
+    assert list(children) == [later.pid]
+    engine_process._reap_ended()
+    assert not children
 
 
 def test_after_kill_9_acknowledged_rows_are_there_on_the_same_port(state: Path, connect: Callable[..., Client]) -> None:
