@@ -51,6 +51,9 @@ class LeanAlgorithm:
         """Set its classes; the config is changed in place."""
         config.algo_class = self.algorithm
         config.learners(learner_class=self.learner)
+        # Rounds push the weights. IMPALA's server of states would be asked before each sample, know nothing, and be one
+        # more process to wait for at the start.
+        config.env_runners(use_env_runner_state_server=False)
 
 
 LEAN_UPDATES: dict[str, LeanAlgorithm] = {

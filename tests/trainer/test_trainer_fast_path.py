@@ -151,6 +151,17 @@ def test_the_lean_update_is_used_where_nothing_is_against_it(lean: Lean) -> None
     assert lean.used == 1
 
 
+@pytest.mark.parametrize("make", [APPOConfig, IMPALAConfig])
+def test_runners_of_lean_rounds_ask_no_server_for_weights_that_they_are_sent(make: Any) -> None:
+    config = make_config(make().learners(num_learners=0))
+    assert config.use_env_runner_state_server
+    assert use_fast_path(config).no_lean is None
+    assert not config.use_env_runner_state_server
+    stock = make_config(make().learners(num_learners=1))
+    assert use_fast_path(stock).no_lean is not None
+    assert stock.use_env_runner_state_server
+
+
 def test_our_callbacks_are_content_with_rollouts(lean: Lean) -> None:
     assert choose(make_config()).no_lean is None
 
