@@ -11,12 +11,12 @@ larger. What the forwarder process takes stands beside them. It is the worst cas
 trade at most steps, and the faster the training, the larger the share of the same records.
 
 Run: python benchmarks/bench_train.py [--quick] [--json] [--only KEY]...     (see --help for the keys)
---quick measures the keys of the last line's `ratios` in about 80 seconds, one --only in 15 to 40. Without it there are
+--quick measures the keys of the last line's `ratios` in about two minutes, one --only in 15 to 60. Without it there are
 more works and longer turns, which takes many minutes: an iteration of the transformer alone takes seconds. With --json
 only one line goes to the standard output, a JSON object; it is the last line anyway.
 
-On an AMD processor torch's matrix products and tanh are slow, which the
-bare loop's are not: the processor is part of every figure.
+On an AMD processor with AVX-512 torch's matrix products and tanh are slow, which the fast path's and the bare loop's are
+not: the processor is part of every figure.
 """
 
 # ruff: noqa: E402 - threads are limited before numpy and torch are imported
@@ -148,7 +148,7 @@ def main() -> int:
     """Measure, print tables, and one JSON object at the end."""
     known = [*KEYS, *SHARES, *MORE]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="short turns, and fewer works: about 80 seconds")
+    parser.add_argument("--quick", action="store_true", help="short turns, and fewer works: about two minutes")
     parser.add_argument("--json", action="store_true", help="nothing but the JSON line on the standard output")
     parser.add_argument("--only", action="append", choices=known, metavar="KEY", help=f"one of {', '.join(known)}")
     parser.add_argument("--runners", type=int, default=0, help="remote env runners of those that publish (default: 0)")

@@ -1,8 +1,8 @@
 """What publishing costs a training: PPO and DQN without events, with episodes, trades and fills, and with every step.
 
-The share is of CPU time, because wall time on a shared machine says little: CPU seconds inside the callbacks (which
-hold the outbox's write) and of the forwarder process, over the CPU seconds of all processes that train. The wall ratio
-stands beside it: time with events over time without.
+Shares are of CPU time, because wall time on a shared machine says little: CPU seconds inside the callbacks (which hold
+the outbox's write), and apart from them those of the forwarder process, over the CPU seconds of all processes that
+train. The wall ratio stands beside them: time with events over time without.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from train_contestants import ENV, WORKS, Arena, rllib_config, sampled
+from train_contestants import BARS, ENV, WORKS, Arena, rllib_config, sampled
 
 from eventlog.forwarder_control import LOCK_NAME, drain, stop_forwarder
 from eventlog.open_log import open_log
@@ -80,13 +80,20 @@ class Publishing:
         return one(self.algorithm.callbacks) + sum(runners)
 
     def turn(self, least_s: float, outbox: Path) -> None:
-        """Train for whole iterations, for so many seconds at least, and note what they took."""
+        """Train for whole iterations, for so many seconds at least, and note what they took.
+
+        All environments began together and end together: a turn that is no whole episode long might see no end at all.
+        """
         training = self.processes()
         forwarder = [psutil.Process(int((outbox / LOCK_NAME).read_text().split()[0]))]
         before = _cpu(training), self.callbacks_cpu(), _cpu(forwarder)
         steps, begin = 0, time.perf_counter()
-        while not steps or time.perf_counter() - begin < least_s:
+        episodes = WORKS[WORK[self.name]].envs * (ENV.episode_length or BARS)
+        wanted = episodes
+        while steps < wanted:
             steps += sampled(self.algorithm.train())
+            if steps >= wanted and time.perf_counter() - begin < least_s:
+                wanted += episodes
         wall = time.perf_counter() - begin
         used, callbacks = _cpu(training) - before[0], self.callbacks_cpu() - before[1]
         if not drain(outbox, DRAIN_S):
