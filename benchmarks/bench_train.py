@@ -15,8 +15,8 @@ Run: python benchmarks/bench_train.py [--quick] [--json] [--only KEY]...     (se
 more works and longer turns, which takes many minutes: an iteration of the transformer alone takes seconds. With --json
 only one line goes to the standard output, a JSON object; it is the last line anyway.
 
-On an AMD processor with AVX-512 torch's matrix products and tanh are slow, which the fast path's and the bare loop's are
-not: the processor is part of every figure.
+On an AMD processor with AVX-512 torch's matrix products and tanh are slow, which those of the fast path and of the bare
+loop are not: the processor is part of every figure.
 """
 
 # ruff: noqa: E402 - threads are limited before numpy and torch are imported
