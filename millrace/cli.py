@@ -52,7 +52,7 @@ def _common(
 
 
 @app.command(
-    epilog="Example: millrace demo --set train.iterations=40 --set algorithm.name=PPO | "
+    epilog="Example: millrace demo --set train.iterations=20 --set algorithm.name=PPO | "
     "own data: millrace demo --set feed.file=prices.csv"
 )
 def demo(log: LogOption = None, config: ConfigOption = None, set_: SetOption = None) -> None:

@@ -76,4 +76,4 @@ def _recorded_run(client: Client, run_id: str) -> RecordedRun:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command(epilog="Example: millrace export-episodes latest --out episodes --from-iteration 20")(export_episodes)
+    app.command(epilog="Example: millrace export-episodes latest --out episodes --from-iteration 6")(export_episodes)

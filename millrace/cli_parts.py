@@ -220,7 +220,7 @@ def _checkpoint(settings: Settings, resume: str | None) -> Path | None:
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(epilog="Example: millrace replay --set feed.file=prices.csv --set feed.speed=100000")(replay)
-    app.command(epilog="Example: millrace train --set train.iterations=40 --set train.seed=7")(train)
+    app.command(epilog="Example: millrace train --set train.iterations=20 --set train.seed=7")(train)
     app.command(epilog="Example: millrace consume --set log.bootstrap_servers=kafka:9092")(consume)
     app.command(epilog="Example: millrace forward --wait 30")(forward)
     app.command(epilog="Example: millrace migrate --set clickhouse.url=http://clickhouse:8123")(migrate)

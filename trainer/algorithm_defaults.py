@@ -1,6 +1,9 @@
 """Defaults of each algorithm, as calls of its ``AlgorithmConfig``'s methods, where RLlib's own do not suit windows.
 
 Each table is what a user would write below ``[algorithm]``; the user's own tables are applied after it, and win.
+
+An iteration is a report, not an update: ``min_sample_timesteps_per_iteration`` makes it last about a second on two
+cores, of as many updates as fit.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ _PPO: Tables = {
         "vf_clip_param": 1e9,
         "grad_clip": 0.5,
     },
+    "reporting": {"min_sample_timesteps_per_iteration": 16_384},
 }
 
 # One gradient step a batch, no clipping, plain n-step advantages: Huang et al. 2022, "A2C is a special case of PPO".
@@ -64,8 +68,7 @@ _A2C: Tables = {
         "kl_coeff": 0.0,
         "grad_clip": 0.5,
     },
-    # An iteration is a report, not an update: eight updates each.
-    "reporting": {"min_sample_timesteps_per_iteration": 4_096},
+    "reporting": {"min_sample_timesteps_per_iteration": 8_192},
 }
 
 _DQN: Tables = {
@@ -85,7 +88,7 @@ _DQN: Tables = {
     },
     # A round of sampling costs more by its calls than by its steps.
     "env_runners": {"rollout_fragment_length": 8},
-    "reporting": {"min_sample_timesteps_per_iteration": 1_000},
+    "reporting": {"min_sample_timesteps_per_iteration": 4_096},
 }
 
 _IMPALA: Tables = {
@@ -99,7 +102,7 @@ _IMPALA: Tables = {
     # RLlib's learner is a process of its own; on one machine one in the driver does the same without copies.
     "learners": {"num_learners": 0},
     # RLlib's iteration lasts at least 10 s.
-    "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 4_096},
+    "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 16_384},
 }
 
 _APPO: Tables = {
@@ -128,7 +131,7 @@ _SAC: Tables = {
         "replay_buffer_config": {"type": "EpisodeReplayBuffer", "capacity": 50_000},
     },
     "env_runners": {"rollout_fragment_length": 8},
-    "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 1_000},
+    "reporting": {"min_time_s_per_iteration": None, "min_sample_timesteps_per_iteration": 2_048},
 }
 
 _MARWIL: Tables = {

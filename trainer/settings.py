@@ -49,8 +49,10 @@ class TrainSettings(BaseModel):
     name: str = Field("millrace", description="A name for the run, for people.")
     notes: str = Field("", description="Anything worth remembering about the run.")
     seed: int | None = Field(None, ge=0, description="Seed of everything; none: drawn at the start and recorded.")
-    iterations: int = Field(30, ge=1, description="Training iterations.")
-    checkpoint_every: int = Field(10, ge=0, description="Iterations between checkpoints; 0: only at the end.")
+    iterations: int = Field(
+        10, ge=1, description="Training iterations; by the defaults of each algorithm one lasts about a second."
+    )
+    checkpoint_every: int = Field(5, ge=0, description="Iterations between checkpoints; 0: only at the end.")
     record_steps: bool = Field(False, description="Publish every step of every episode, not only trades and fills.")
     fast_path: Literal["auto", "off"] = Field(
         "auto", description="auto: batched roll-out and lean update where they do all that is set; off: RLlib's own."
