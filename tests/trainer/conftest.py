@@ -41,7 +41,10 @@ SMALL_TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"num_steps_sampled_before_learning_starts": 100, "train_batch_size": 32},
         "reporting": {"min_sample_timesteps_per_iteration": 200},
     },
-    "PPO": {"training": {"train_batch_size_per_learner": 200, "minibatch_size": 100, "num_epochs": 1}},
+    "PPO": {
+        "training": {"train_batch_size_per_learner": 200, "minibatch_size": 100, "num_epochs": 1},
+        "reporting": {"min_sample_timesteps_per_iteration": 0},
+    },
 }
 
 
