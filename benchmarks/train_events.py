@@ -80,20 +80,19 @@ class Publishing:
         return one(self.algorithm.callbacks) + sum(runners)
 
     def turn(self, least_s: float, outbox: Path) -> None:
-        """Train for whole iterations, for so many seconds at least, and note what they took.
+        """Train for whole episodes, for so many seconds at least, and note what they took.
 
         All environments began together and end together: a turn that is no whole episode long might see no end at all.
         """
         training = self.processes()
         forwarder = [psutil.Process(int((outbox / LOCK_NAME).read_text().split()[0]))]
         before = _cpu(training), self.callbacks_cpu(), _cpu(forwarder)
-        steps, begin = 0, time.perf_counter()
-        episodes = WORKS[WORK[self.name]].envs * (ENV.episode_length or BARS)
-        wanted = episodes
-        while steps < wanted:
-            steps += sampled(self.algorithm.train())
-            if steps >= wanted and time.perf_counter() - begin < least_s:
-                wanted += episodes
+        steps = wanted = 0
+        begin = time.perf_counter()
+        while not steps or time.perf_counter() - begin < least_s:
+            wanted += WORKS[WORK[self.name]].envs * (ENV.episode_length or BARS)
+            while steps < wanted:
+                steps += sampled(self.algorithm.train())
         wall = time.perf_counter() - begin
         used, callbacks = _cpu(training) - before[0], self.callbacks_cpu() - before[1]
         if not drain(outbox, DRAIN_S):
