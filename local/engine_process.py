@@ -35,7 +35,7 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 @atexit.register
 def _let_go() -> None:
     """At the end of this process: attached engines end with their pipes, detached ones live on. Nobody waits here."""
-    for child in _children.values():
+    for child in list(_children.values()):  # a daemon thread may still start one
         if child.stdin is not None:
             child.stdin.close()
         child.returncode = 0  # else Popen warns of a process that still runs

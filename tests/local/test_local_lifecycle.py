@@ -106,20 +106,15 @@ def test_two_starts_at_once_give_one_store(state: Path) -> None:
 
 
 def test_ended_engines_are_reaped_while_another_thread_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended() -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-c", ""])
-        process.wait()
-        return process
-
     class Slow(subprocess.Popen[bytes]):
         def poll(self) -> int | None:
             children[later.pid] = later  # what the other thread does at the worst moment
             return super().poll()
 
-    later, children = ended(), {}
-    slow = Slow([sys.executable, "-c", ""])
-    slow.wait()
-    children[slow.pid] = slow
+    slow, later = (kind([sys.executable, "-c", ""]) for kind in (Slow, subprocess.Popen))
+    for process in (slow, later):
+        process.wait()
+    children = {slow.pid: slow}
     monkeypatch.setattr(engine_process, "_children", children)
     engine_process._reap_ended()
     assert list(children) == [later.pid]
