@@ -48,7 +48,7 @@ class LeanAlgorithm:
         return next((reason for rule in rules if (reason := rule(config)) is not None), None)
 
     def use(self, config: Any) -> None:
-        """Set its classes; the config is changed in place."""
+        """Set its classes, and what they make needless; the config is changed in place."""
         config.algo_class = self.algorithm
         config.learners(learner_class=self.learner)
         # Rounds push the weights. IMPALA's server of states would be asked before each sample, know nothing, and be one

@@ -217,7 +217,7 @@ def policy_layers(module: Any) -> list[torch.nn.Module]:
     another they do what ``act_forward`` does, exploring or not, without the dicts and checks between them.
     """
     if any(
-        name in vars(module) or getattr(type(module), name, None) is not getattr(DefaultPPOTorchRLModule, name)
+        name in vars(module) or getattr(type(module), name) is not getattr(DefaultPPOTorchRLModule, name)
         for name in _ACTING
     ):
         return []
