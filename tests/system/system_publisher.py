@@ -1,4 +1,8 @@
-"""A publisher that notes what each publish() cost: OUTBOX RUN LEDGER, until its standard input is closed."""
+"""A publisher that notes what each publish() cost: OUTBOX ALONE RUN LEDGER, until its standard input is closed.
+
+In turn with it another one publishes the same to the directory ALONE, which no forwarder and no log knows: what its
+calls take is the work itself and the machine's doing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import select
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from eventlog.outbox import Publisher
+from schemas.events import Envelope
 from schemas.ids import Role
 from schemas.payloads import ActionsTaken, EpisodeStarted
 
@@ -18,38 +24,50 @@ def queued_ns() -> int:
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
 
 
-def main(outbox: str, run_id: str, ledger: str) -> None:
-    publisher = Publisher.open(Path(outbox), run_id=run_id, attempt=1, role=Role.RUNNER, worker_index=1)
-    at, wall, own = [], [], []
+def timed(publisher: Publisher, number: int, notes: dict[str, list[Any]]) -> list[Envelope]:
+    episode_id = publisher.publisher_id.episode(0, number)
+    started = EpisodeStarted(
+        episode_id=episode_id,
+        rllib_episode_id="r",
+        role="r",
+        worker_index=1,
+        env_index=0,
+        episode_no=number,
+        env="test",
+        policy="agent",
+        split="train",
+        iteration=1,
+        started_at=1_780_000_000_000_000,
+    )
+    actions = ActionsTaken(episode_id=episode_id, actions=[0, 1, 2] * 20)
+    queued, began = queued_ns(), time.perf_counter_ns()
+    events = publisher.publish(started, actions)
+    took = time.perf_counter_ns() - began
+    notes["at"].append(time.monotonic())
+    notes["wall_ns"].append(took)
+    notes["own_ns"].append(took - (queued_ns() - queued))
+    return events
+
+
+def main(outbox: str, alone: str, run_id: str, ledger: str) -> None:
+    publisher, control = (
+        Publisher.open(Path(directory), run_id=run_id, attempt=1, role=Role.RUNNER, worker_index=1)
+        for directory in (outbox, alone)
+    )
+    notes: dict[str, dict[str, list[Any]]] = {
+        name: {"at": [], "wall_ns": [], "own_ns": []} for name in ("publisher", "control")
+    }
     number = 0
     with open(ledger, "w") as accepted:
         while not select.select([sys.stdin], [], [], 0.01)[0]:
-            episode_id = publisher.publisher_id.episode(0, number)
-            started = EpisodeStarted(
-                episode_id=episode_id,
-                rllib_episode_id="r",
-                role="r",
-                worker_index=1,
-                env_index=0,
-                episode_no=number,
-                env="test",
-                policy="agent",
-                split="train",
-                iteration=1,
-                started_at=1_780_000_000_000_000,
-            )
-            actions = ActionsTaken(episode_id=episode_id, actions=[0, 1, 2] * 20)
-            queued, began = queued_ns(), time.perf_counter_ns()
-            events = publisher.publish(started, actions)
-            took = time.perf_counter_ns() - began
-            at.append(time.monotonic())
-            wall.append(took)
-            own.append(took - (queued_ns() - queued))
+            timed(control, number, notes["control"])
+            events = timed(publisher, number, notes["publisher"])
             accepted.write("".join(f"{event.event_id}\n" for event in events))
             accepted.flush()
             number += 1
     publisher.close()
-    print(json.dumps({"at": at, "wall_ns": wall, "own_ns": own}))
+    control.close()
+    print(json.dumps(notes))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kafka")]
 ON_KAFKA = ("demo", "--log", "kafka")
 FROZEN_S = 30.0
 LIMIT_MS = 5.0
+WAITED_MS = 100.0
 
 
 def next_commands(output: str) -> list[str]:
@@ -103,11 +104,14 @@ def rate(demo: Any, first: int, last: int) -> float:
     return sum(found[first:last]) / max(1, last - first)
 
 
-def costs(noted: dict[str, list[float]], when: list[str], phase: str) -> dict[str, float]:
-    """What publish() took in a phase, in milliseconds: by the clock, and without waiting for a processor."""
-    found: dict[str, float] = {"calls": when.count(phase)}
+def costs(notes: dict[str, list[float]], frozen: float, thawed: float) -> dict[str, float]:
+    """What publish() took between two moments, in milliseconds: by the clock, and without waiting for a processor."""
+    found: dict[str, float] = {}
+    then = [frozen <= at < thawed for at in notes["at"]]
     for name in ("wall", "own"):
-        values = sorted(v / 1e6 for v, at in zip(noted[f"{name}_ns"], when, strict=True) if at == phase)
+        values = sorted(took / 1e6 for took, is_then in zip(notes[f"{name}_ns"], then, strict=True) if is_then)
+        found["calls"] = len(values)
+        found[f"{name}_above"] = sum(value >= LIMIT_MS for value in values)
         found[f"{name}_ms_p99"] = round(values[len(values) * 99 // 100], 2)
         found[f"{name}_ms_max"] = round(values[-1], 2)
     return found
@@ -119,7 +123,7 @@ def test_a_frozen_broker_holds_up_neither_training_nor_publishing(run_demo: Any,
     ledger, run_id = tmp_path / "ledger", new_run_id()
     program = Path(__file__).with_name("system_publisher.py")
     with subprocess.Popen(
-        [sys.executable, str(program), str(demo.state_dir / "outbox"), run_id, str(ledger)],
+        [sys.executable, str(program), str(demo.state_dir / "outbox"), str(tmp_path / "alone"), run_id, str(ledger)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -137,13 +141,16 @@ def test_a_frozen_broker_holds_up_neither_training_nor_publishing(run_demo: Any,
         said, _ = publisher.communicate(timeout=30)
     assert publisher.returncode == 0
     noted = json.loads(said)
-    when = ["well" if not frozen <= at < thawed else "frozen" for at in noted["at"]]
-    shown = {phase: costs(noted, when, phase) for phase in ("well", "frozen")}
-    print(f"publish(), by state of the broker: {shown}")
+    shown = {who: costs(notes, frozen, thawed) for who, notes in noted.items()}
+    print(f"publish() while the broker is frozen: {shown}")
     print(f"training, frozen over well: {rate(demo, before, during) / rate(demo, 2, before):.2f}")
-    # Without what the scheduler gave to others: on a busy machine that is nobody's doing here.
-    assert shown["frozen"]["own_ms_max"] < LIMIT_MS, shown
-    assert shown["well"]["own_ms_p99"] < LIMIT_MS, shown
+    # Own time: on a busy machine, what the scheduler gave to others is nobody's doing here. What is left of a slow call
+    # is the file system's writeback or the host's pause, which one of thousands meets with or without a broker: so the
+    # slow calls are counted against those of a publisher that has none. To wait for the broker takes seconds.
+    mine, control = shown["publisher"], shown["control"]
+    assert mine["own_ms_p99"] < LIMIT_MS, shown
+    assert mine["own_above"] <= control["own_above"] + mine["calls"] * 0.005, shown
+    assert mine["own_ms_max"] < WAITED_MS, shown
     assert during - before >= 5, demo.output
     assert demo.finish() == 0, demo.output
     assert iterations(demo) == 60
