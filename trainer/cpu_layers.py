@@ -1,12 +1,15 @@
 """Linear and tanh layers that are quick on a CPU: the same functions by other libraries than those that torch chooses.
 
-On a processor with AVX-512 torch multiplies float32 matrices with MKL, which uses half of an AMD one, and has a tanh of
-its own that takes ten times as long as numpy's. oneDNN, which torch carries too, and numpy give the same numbers but
-for rounding. Without AVX-512 torch's own are no slower, and stay. ``docs/training.md`` has figures.
+Torch multiplies float32 matrices with Intel's MKL, which uses half of an AMD processor with AVX-512, and its tanh takes
+several times as long there as numpy's. oneDNN, which torch carries too, and numpy give the same numbers but for
+rounding. On Intel's own processors, and without AVX-512, torch's are as quick or quicker, and stay.
+``docs/training.md`` has figures.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +21,29 @@ _LEAST_PRODUCT = 2_000_000
 _LEAST_TANH = 1_024
 _LEAST_TANH_GRADIENT = 8_192
 
+_ABOUT = Path("/proc/cpuinfo")
+
 
 def use_cpu_layers(module: nn.Module) -> None:
     """Make the linear and tanh layers of a module quick ones. Parameters, states and names stay as they are.
 
     On another device, on other types than float32, where the sizes are small or a compiler looks at them, they do
-    what they did. On a processor without AVX-512 nothing is changed.
+    what they did. On a processor where torch's own pay, nothing is changed.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if not _pay():
         return
     for layer in module.modules():
         if type(layer) is nn.Linear and _product is not None:
             layer.__class__ = QuickLinear
         elif type(layer) is nn.Tanh:
             layer.__class__ = QuickTanh
+
+
+@cache
+def _pay() -> bool:
+    """Whether this is an AMD processor with AVX-512. By name, not by a clock: equal seeds must give equal numbers."""
+    is_amd = _ABOUT.exists() and "AuthenticAMD" in _ABOUT.read_text()
+    return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class QuickLinear(nn.Linear):

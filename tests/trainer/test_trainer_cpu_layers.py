@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from torch import nn
 from trainer import cpu_layers
 from trainer.cpu_layers import QuickLinear, QuickTanh, use_cpu_layers
 
+PAY = cpu_layers._pay
+
 
 @pytest.fixture(autouse=True)
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """One for which layers are changed, whatever this one is: both libraries compute on every one."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(cpu_layers, "_pay", lambda: True)
 
 
 def network(inputs: int = 323) -> nn.Sequential:
@@ -94,8 +97,30 @@ def test_a_torch_without_the_private_product_keeps_its_linear_layers(monkeypatch
     assert type(module[1]) is QuickTanh
 
 
-def test_a_processor_without_avx_512_keeps_torchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+@pytest.mark.parametrize(
+    ("vendor", "capability", "pay"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_layers_are_changed_on_amd_with_avx_512_alone(
+    vendor: str, capability: str, pay: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    about = tmp_path / "cpuinfo"
+    about.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(cpu_layers, "_ABOUT", about)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(cpu_layers, "_pay", PAY)
+    PAY.cache_clear()
     module = network()
     use_cpu_layers(module)
-    assert [type(layer) for layer in module] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+    PAY.cache_clear()
+    linear, tanh = (QuickLinear, QuickTanh) if pay else (nn.Linear, nn.Tanh)
+    assert [type(layer) for layer in module] == [linear, tanh, linear, tanh, linear]
+
+
+def test_a_system_that_does_not_tell_its_processor_keeps_torchs_layers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cpu_layers, "_ABOUT", tmp_path / "none")
+    PAY.cache_clear()
+    assert not PAY()
+    PAY.cache_clear()
