@@ -62,8 +62,8 @@ class BatchedEnvRunner(EnvRunnerBase):
         base = self.env.unwrapped
         self._mode = base.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         # RLlib's wrapper makes B dicts a step; our own environment's infos are empty but where episodes begin and end.
-        self._vector: Any = base if hasattr(base, "indexed") else self.env
-        self._shares_rows = bool(getattr(base, "shares_rows", False))
+        self._indexes = hasattr(base, "indexed")
+        self._vector: Any = base if self._indexes else self.env
         self._log = EpisodeLog(self.num_envs)
         self._resetting: NDArray[np.bool_] = np.zeros(self.num_envs, dtype=np.bool_)
         if self.runner_seed is not None:
@@ -273,7 +273,7 @@ class BatchedEnvRunner(EnvRunnerBase):
     def _begin(self, capacity: int) -> Recorder:
         if self._recorder is None:
             lookback = 0 if self._as_rollout else self.config.episode_lookback_horizon
-            indexed = self._as_rollout and self._shares_rows
+            indexed = self._as_rollout and self._indexes
             self._recorder = Recorder(self.env.unwrapped, indexed=indexed, lookback=lookback)
         self._first_row = self._row
         self._recorder.begin(self._observations, self._infos, capacity)

@@ -21,6 +21,7 @@ from env.trading_env import TradingEnv
 from env.vector_env import TradingVectorEnv
 from schemas.errors import SettingsError
 from schemas.payloads import Split
+from trainer.places import places_of
 from trainer.rllib_private import VectorContext
 from trainer.rollout import IndexedObservations
 from trainer.settings import EnvConfig
@@ -111,7 +112,7 @@ class LineageVectorEnv(TradingVectorEnv):
     ) -> None:
         super().__init__(data, settings, num_envs=len(streams), streams=streams, **options)
         self.lineage = lineage
-        self._data = data
+        self._data, self._places = data, places_of(data, settings)
         self._turns = None if turns is None or settings.portfolio else np.array(turns).T
 
     def reset(
@@ -126,14 +127,9 @@ class LineageVectorEnv(TradingVectorEnv):
         return super().reset(seed=seed, options=options)
 
     @property
-    def shares_rows(self) -> bool:
-        """Whether an observation is one symbol's window and the account: a portfolio's is not."""
-        return not self.settings.portfolio
-
-    @property
     def account_size(self) -> int:
         """Numbers at the end of an observation that are the account's and not the market's."""
-        return int(self.model.observation_size - self.settings.window * self._data.features.shape[1])
+        return int(self.model.observation_size - self.settings.window * self._places.bars.features.shape[1])
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -142,16 +138,14 @@ class LineageVectorEnv(TradingVectorEnv):
         return rows
 
     def indexed(self, rows: NDArray[np.int64], accounts: NDArray[np.float32]) -> IndexedObservations:
-        """Observations as absolute places.
+        """Observations by their places.
 
         Args:
             rows: What ``rows`` was when they were seen, int64 (…).
             accounts: Their last ``account_size`` numbers, float32 (…, P).
         """
-        data = self._data
-        symbols = np.searchsorted(data.offsets[1:], rows, side="right")
-        absolute = rows + (data.base_rows - data.offsets[:-1])[symbols]
-        return IndexedObservations(self.lineage.window_id, data.symbols, absolute, symbols.astype(np.int16), accounts)
+        places, symbols = self._places.of(rows)
+        return IndexedObservations(self.lineage.window_id, self._places.names, places, symbols, accounts)
 
 
 def settings_hash(settings: EnvSettings) -> str:

@@ -225,8 +225,8 @@ class RingBuffer(ReplayBufferInterface):
         """Drop the transitions that need a bar which has left the window, now and when they are added later.
 
         Args:
-            first_rows: By symbol, absolute row of the first observation that the window can give. Symbols that are
-                not named have left the window.
+            first_rows: By symbol, place of the first observation that the window can give. Symbols that are not named
+                have left the window.
 
         Returns:
             How many were dropped.

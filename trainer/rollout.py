@@ -46,12 +46,12 @@ class FullObservations:
 class IndexedObservations:
     """Observations as places in a window: an ``ObservationSource`` of that window makes them whole.
 
-    Rows are absolute, so that they stay valid when the window moves, as long as it holds them.
+    Places stay valid when the window moves, as long as it holds them (``trainer.places``).
 
     Attributes:
         window_id: Window that they were seen in.
         symbol_names: Names that ``symbols`` counts: those of that window, in its order.
-        rows: Absolute row of the newest bar, int64 (…).
+        rows: Place of the newest bar: its absolute row, of a portfolio its time; int64 (…).
         symbols: Index into ``symbol_names``, int16 (…).
         accounts: The features that are the account's and not the market's, float32 (…, P).
     """

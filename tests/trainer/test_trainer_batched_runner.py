@@ -308,7 +308,7 @@ def both(environments: None, data: MarketData) -> tuple[list[Any], list[Rollout]
 
 def test_gathered_observations_are_those_that_the_policy_saw(both: Any, data: MarketData) -> None:
     episodes, rollouts, _ = both
-    source = ObservationSource("w1", data, Scaler.fit(data), SETTINGS.window)
+    source = ObservationSource("w1", data, Scaler.fit(data), SETTINGS)
     steps = {}
     for episode in episodes:
         for t in range(len(episode)):

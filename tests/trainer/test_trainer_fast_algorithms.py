@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from trainer.environments import ENV_ID, follow_window, register
 from trainer.fast_algorithms import FastAPPO, FastDQN, FastIMPALA, FastPPO, FastSAC
 from trainer.fast_path import use_fast_path
 from trainer.lean_dqn import LeanDQNLearner
+from trainer.lean_sac import LeanSACLearner
 from trainer.observation_source import ObservationSource
+from trainer.places import places_of
 from trainer.settings import EnvConfig
 from trainer.window_store import WindowStore
 from trainer.windows import History, Window, open_window
@@ -35,6 +38,7 @@ from trainer.windows import History, Window, open_window
 __all__ = ["quick_learners"]  # a fixture
 
 DAY = 86_400_000_000
+BAR_COLUMNS = ("ts_open", "ts_close", "open", "high", "low", "close", "volume")
 SETTINGS = EnvSettings(window=4, episode_length=20)
 CONFIGS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "PPO": (PPOConfig, {"train_batch_size_per_learner": 160, "minibatch_size": 64, "num_epochs": 2}, {}),
@@ -60,6 +64,9 @@ CLASSES = {"PPO": FastPPO, "DQN": FastDQN, "SAC": FastSAC, "IMPALA": FastIMPALA,
 LEARNERS: dict[str, dict[str, Any]] = {"IMPALA": {"num_learners": 0}, "APPO": {"num_learners": 0}}
 
 
+PORTFOLIO = SETTINGS.model_copy(update={"portfolio": True, "actions": "weights"})
+
+
 def history(make: Callable[..., SymbolBars], count: int = 400) -> History:
     facts = {"feed": "walk", "interval": "1d", "cluster_id": "c", "topic": "t", "topic_id": "i"}
     facts |= {"partitions": [0], "start_offsets": [0], "end_offsets": [1]}
@@ -76,13 +83,21 @@ def store(ray_session: None, bars: Any, request: pytest.FixtureRequest) -> Itera
     opened.close()
 
 
-def make(name: str, store: WindowStore, bars: Any, runners: int = 0, least: int = 400, **learners: Any) -> Any:
+def make(
+    name: str,
+    store: WindowStore,
+    bars: Any,
+    runners: int = 0,
+    least: int = 400,
+    settings: EnvSettings = SETTINGS,
+    **learners: Any,
+) -> Any:
     kind, training, sampling = CONFIGS[name]
     scaler = Scaler.fit(open_window(history(bars), "train", 200 * DAY, SETTINGS).data)
     env = EnvConfig(
         window_store=store.name,
         split="train",
-        settings=SETTINGS.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json"),
         scaler=scaler.to_dict(),
         seed=1,
         num_envs=5,
@@ -178,7 +193,7 @@ def test_sampling_while_learning_is_one_version_behind(store: WindowStore, bars:
     assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 2 * {"PPO": 480, "DQN": 400}[name]
 
 
-class Checking(LeanDQNLearner):
+class Checks(LeanDQNLearner):
     """Compares every observation that it learns from with the whole history."""
 
     truth: ObservationSource
@@ -202,20 +217,29 @@ class Checking(LeanDQNLearner):
         return columns
 
 
+class ChecksSAC(Checks, LeanSACLearner):
+    """The same of SAC."""
+
+
+@pytest.mark.parametrize(
+    ("name", "learner_class", "settings"), [("DQN", Checks, SETTINGS), ("SAC", ChecksSAC, PORTFOLIO)]
+)
 def test_every_gathered_observation_is_true_across_five_moves(
-    store: WindowStore, bars: Any, monkeypatch: pytest.MonkeyPatch
+    store: WindowStore, bars: Any, name: str, learner_class: type[Checks], settings: EnvSettings
 ) -> None:
-    whole = history(bars)
-    windows = [slide(whole, first, first + 150) for first in (0, 40, 80, 120, 160, 200)]
-    scaler = Scaler.fit(open_window(whole, "train", 200 * DAY, SETTINGS).data)
-    everything = open_window(whole, "train", 401 * DAY, SETTINGS).data
+    # One of a portfolio has gaps, so that its clock is not the other's.
+    first, second = history(bars).bars
+    whole = replace(history(bars), bars=(without(first, 7), without(second, 5)))
+    windows = [slide(whole, begin, begin + 150, settings) for begin in (0, 40, 80, 120, 160, 200)]
+    scaler = Scaler.fit(open_window(history(bars), "train", 200 * DAY, SETTINGS).data)
+    everything = open_window(whole, "train", 401 * DAY, settings).data
     store.put(windows[0])
-    config = make("DQN", store, bars, least=600)
+    config = make(name, store, bars, least=600, settings=settings)
     use_fast_path(config)
-    config.learners(learner_class=Checking).training(n_step=3, replay_buffer_config={"capacity": 2_000})
+    config.learners(learner_class=learner_class).training(n_step=3, replay_buffer_config={"capacity": 2_000})
     algorithm = config.build_algo()
     learner, buffer = algorithm.learner_group._learner, algorithm.local_replay_buffer
-    learner.truth = ObservationSource("all", everything, scaler, SETTINGS.window)
+    learner.truth = ObservationSource("all", everything, scaler, settings)
     sizes = []
     for number, window in enumerate(windows):
         if number:
@@ -224,22 +248,30 @@ def test_every_gathered_observation_is_true_across_five_moves(
         before = len(buffer)
         algorithm.train()
         sizes.append((before, len(buffer)))
-        first = {name: int(row) for name, row in zip(window.data.symbols, window.data.base_rows, strict=True)}
+        places = places_of(window.data, settings)
         [batch] = buffer.sample(500)
         seen: Any = batch.observations
         assert seen.window_id == window.opened.window_id
-        assert all(seen.rows >= np.array([first[seen.symbol_names[number]] for number in seen.symbols]))
+        assert seen.symbol_names == places.names
+        assert (seen.rows >= places.first[seen.symbols]).all()
     algorithm.stop()
     assert learner.windows == {window.opened.window_id for window in windows}
     assert learner.checked > 5_000
     assert any(after < before + 600 for before, after in sizes[1:])  # rows have left
 
 
-def slide(whole: History, first: int, stop: int) -> Window:
-    """The window of the rows from ``first`` to ``stop``; rows stay absolute."""
-    opened = open_window(whole, "train", (stop + 1) * DAY, SETTINGS).opened
-    parts = [one.cut(first, stop) for one in whole.bars]
-    return Window(MarketData(parts, SETTINGS.features), opened.model_copy(update={"window_id": f"rows-{first}"}))
+def without(bars: SymbolBars, every: int) -> SymbolBars:
+    """The bars without every so manieth one."""
+    kept = np.arange(len(bars)) % every != every - 1
+    return SymbolBars(bars.symbol, 0, **{name: getattr(bars, name)[kept] for name in BAR_COLUMNS})
+
+
+def slide(whole: History, first: int, stop: int, settings: EnvSettings) -> Window:
+    """The window of the days from ``first`` to ``stop``; rows stay absolute."""
+    opened = open_window(whole, "train", (stop + 1) * DAY, settings).opened
+    begin, end = int(whole.bars[0].ts_close[0]) + first * DAY, int(whole.bars[0].ts_close[0]) + stop * DAY
+    parts = [one.cut(*np.searchsorted(one.ts_close, (begin, end)).tolist()) for one in whole.bars]
+    return Window(MarketData(parts, settings.features), opened.model_copy(update={"window_id": f"rows-{first}"}))
 
 
 @pytest.mark.slow
