@@ -16,6 +16,7 @@ from millrace.cli import app
 from millrace.settings import load_settings
 from trainer import fast_path, lean_updates
 from trainer.algorithm import known_algorithms, new_config
+from trainer.algorithm_checks import OFFLINE
 from trainer.models import KINDS
 from trainer.settings import AlgorithmSettings
 
@@ -84,3 +85,18 @@ def test_what_falls_back_is_what_the_rules_say() -> None:
     named = set(re.findall(r'"(?:env_runners|learners|offline_data|rl_module|training|environment)\.([a-z_.]+) ', code))
     for name in named - {"observation_space", "action_space", "num_learners"}:
         assert name.rpartition(".")[2] in section, name
+
+
+def test_the_steps_of_an_iteration_are_the_defaults() -> None:
+    [told] = re.findall(r"about a second on two cores \((.*?)\), of as many", TEXT)
+    steps: dict[str, int] = {}
+    names: list[str] = []
+    for word in re.findall(r"[A-Z][A-Z\d]+|\d+,\d{3}", told):
+        if word[0].isdigit():
+            steps |= dict.fromkeys(names, int(word.replace(",", "")))
+            names = []
+        else:
+            names.append(word)
+    assert set(steps) == set(known_algorithms()) - {*OFFLINE, "CQL"}
+    for name, count in steps.items():
+        assert new_config(AlgorithmSettings(name=name)).min_sample_timesteps_per_iteration == count, name
