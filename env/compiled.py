@@ -19,7 +19,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     The code on disk is used as long as the file of the function itself is unchanged: numba does not look at what it
     calls or which constants it takes from other modules. So a compiled function and all that it calls and takes
-    belong into one file.
+    belong into one file, or the file names what it takes by a stamp, as ``env.kernel`` does with ``env.state``.
 
     IEEE double precision in the order that is written: no fast math, and no exception where something is divided by 0.
     """

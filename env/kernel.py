@@ -14,7 +14,15 @@ import numpy as np
 from numba import carray
 
 from env.compiled import compiled, pointer, prefetch
-from env.state import ACCOUNT, FILL, FRAME, HELD, HOLDING, ORDER, STEP, TRADE
+from env.state import ACCOUNT, FILL, FRAME, HELD, HOLDING, ORDER, STEP, TRADE, stamp
+
+LAYOUTS = "2e0f1906"
+"""Stamp of the layouts that this file is compiled for. Machine code on disk is kept as long as this file is unchanged:
+with other layouts it would go on reading and writing where the fields were."""
+if stamp() != LAYOUTS:
+    raise ImportError(
+        f"env/kernel.py: expected the layouts {LAYOUTS} of env/state.py, got {stamp()}; set LAYOUTS to that"
+    )
 
 RUIN_RATIO = 1e-6
 """An account that keeps no more than this part of its equity over one step is ruined; E <= 0 always is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,16 @@ KINDS = np.array(
     ]
 )
 """Kinds of fills by number."""
+
+
+def stamp() -> str:
+    """A hash of all layouts above: eight hex digits. ``env.kernel`` holds the one that it was compiled for."""
+    layouts = {name: value for name, value in globals().items() if isinstance(value, np.dtype)}
+    return hashlib.sha256(repr({name: _told(layouts[name]) for name in sorted(layouts)}).encode()).hexdigest()[:8]
+
+
+def _told(layout: np.dtype[Any]) -> Any:
+    if layout.fields is None:
+        return layout.str
+    places = {name: (field[1], _told(field[0])) for name, field in layout.fields.items()}
+    return layout.itemsize, places

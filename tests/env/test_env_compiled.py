@@ -40,6 +40,19 @@ def test_without_a_place_on_disk_the_process_compiles_for_itself(tmp_path: Path)
     assert done.stdout.split() == ["8.0", "False"]
 
 
+def test_layouts_that_the_kernel_does_not_name_are_refused() -> None:
+    program = (
+        "import numpy as np\n"
+        "from env import state\n"
+        "order = [name for name in state.HOLDING.names if name != 'fee'] + ['fee']\n"
+        "state.HOLDING = np.dtype([(name, state.HOLDING[name]) for name in order], align=True)\n"
+        "import env.kernel\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert f"expected the layouts {kernel.LAYOUTS} of env/state.py" in done.stderr
+    assert "set LAYOUTS to that" in done.stderr
+
+
 @pytest.mark.slow
 def test_every_kind_of_environment_stays_within_its_arrays(tmp_path: Path) -> None:
     """With numba's own check of every index, which costs too much to be on always."""
