@@ -102,15 +102,15 @@ class ObservationSource:
             float32 (n, market_size + P), on this source's device.
 
         Raises:
-            WindowError: A row is not in this window.
+            WindowError: A place is not in this window.
         """
         found, held = self._places.find(rows, symbols)
         if not held.all():
             index = int(np.argmin(held))
             name = self.symbols[symbols[index]] if symbols[index] >= 0 else "a symbol"
             raise WindowError(
-                f"window {self.window_id}: expected rows that it holds, got row {rows[index]} of {name}; drop what "
-                "left the window before gathering"
+                f"window {self.window_id}: expected bars that it holds, got place {rows[index]} of {name} (a row, of a "
+                "portfolio a time in µs); drop what left the window before gathering"
             )
         if out is None:
             out = torch.empty((len(rows), self.market_size + accounts.shape[1]), device=self.device)
@@ -123,7 +123,7 @@ class ObservationSource:
         """Observations of a rollout, flattened over its leading axes, float32 (n, size), on this source's device.
 
         Raises:
-            WindowError: A row of theirs is not in this window.
+            WindowError: A place of theirs is not in this window.
         """
         return self.gather(*self.flat(observations))
 
