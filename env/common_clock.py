@@ -26,8 +26,7 @@ class CommonClock(ScaledOnce):
         ts_open: Opening times, UTC µs, int64 (T,): the earliest of the bars that close at a time.
         ts_close: Closing times, UTC µs, int64 (T,), rising.
         base_row: Absolute number of the first time.
-        first_valid: First time by which every symbol has had a bar with prices: the first row to start at is
-            first_valid + lookback + window - 1.
+        first_valid: First time by which every symbol has had a bar with prices.
         open: Opening prices, float64 (S, T); of a missing bar the last price known, like the next three. Never 0.
         high: Highest prices, float64 (S, T).
         low: Lowest prices, float64 (S, T).
@@ -74,6 +73,10 @@ class CommonClock(ScaledOnce):
             axis=1,
         )
         self.bars_per_year = bars_per_year(self.ts_open, self.interval)
+
+    def first_rows(self, window: int) -> Ints:
+        """Return the row of the first observation of ``window`` times, int64 (1,)."""
+        return np.array([self.first_valid + self.lookback + window - 1], dtype=np.int64)
 
     def _spread(self, bars: Bars, rows: Ints) -> Bars:
         """Bars of one symbol at the times ``rows``, with missing ones between them."""

@@ -42,8 +42,7 @@ class MarketData(ScaledOnce):
         features: Raw causal features, float32 (N, F), never NaN: row t uses bars up to t alone. A missing bar counts
             as one at the last price with no volume.
         recipe: What the features are: their names, look-backs and identity.
-        lookback: Bars that a symbol needs, from ``first_valid`` on, before the first row whose features are defined:
-            with an observation of ``window`` bars, the first row to start at is first_valid + lookback + window - 1.
+        lookback: Bars that a symbol needs, from ``first_valid`` on, before the first row whose features are defined.
         bars_per_year: For annual figures; the median over the symbols of what their times say
             (``env.bars_per_year``).
         clock_base_row: Absolute row number of the first time of the common clock.
@@ -102,6 +101,14 @@ class MarketData(ScaledOnce):
         rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
         columns = {name: getattr(self, "mark" if name == "close" else name)[rows] for name in Bars.columns()}
         return Bars(self.symbols[number], self.interval, **columns)
+
+    def first_rows(self, window: int) -> Ints:
+        """Return the rows of the first observations of ``window`` bars, by symbol, int64 (S,).
+
+        The features of an earlier one want bars that are not here.
+        """
+        rows: Ints = self.offsets[:-1] + self.first_valid + self.lookback + window - 1
+        return rows
 
     def on_common_clock(self) -> CommonClock:
         """Return the same bars for a portfolio: every symbol at every time. Made once and kept."""

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from env.common_clock import CommonClock
 from env.market_data import MarketData
 from env.settings import EnvSettings
 from schemas.errors import InputError, SettingsError
@@ -50,25 +51,24 @@ class Starts:
         self._window = settings.window
         self._portfolio = settings.portfolio
         self._length = None if settings.starts == "whole" else settings.episode_length
+        bars: MarketData | CommonClock = data
         if settings.portfolio:
-            clock = data.on_common_clock()
+            bars = clock = data.on_common_clock()
             self._names: tuple[str, ...] = ("portfolio",)
-            lookback, begins, ends = clock.lookback, np.array([0]), np.array([len(clock.ts_close)])
-            valid = np.array([clock.first_valid])
+            ends = np.array([len(clock.ts_close)])
             self._bases: NDArray[np.int64] = np.array([clock.base_row])
         else:
-            self._names = data.symbols
-            lookback, begins, ends = data.lookback, data.offsets[:-1], data.offsets[1:]
-            valid = data.first_valid
+            self._names, ends = data.symbols, data.offsets[1:]
             self._bases = data.base_rows - data.offsets[:-1]
-        self._first = begins + valid + lookback + settings.window - 1
+        self._first = bars.first_rows(settings.window)
         self._last = ends - 2
         if (self._last < self._first).any():
             number = int(np.argmax(self._last < self._first))
-            bars = int((ends - begins - valid)[number])
+            behind_lookback = int((ends - self._first)[number]) + settings.window - 1
             raise SettingsError(
-                f"setting 'window': expected at most {max(bars - 1 - lookback, 0)} for the {bars} bars of"
-                f" {self._names[number]!r}, got {settings.window}; shorten the window or give more bars"
+                f"setting 'window': expected at most {max(behind_lookback - 1, 0)} for the"
+                f" {behind_lookback + bars.lookback} bars of {self._names[number]!r}, got {settings.window};"
+                " shorten the window or give more bars"
             )
         self.longest = int((self._last - self._first).max()) + 1
         if self._length is not None:

@@ -44,10 +44,9 @@ class Places(Protocol):
 class _OfSymbols:
     def __init__(self, data: MarketData, window: int) -> None:
         self.names, self.bars = data.symbols, data
-        # Features before the first observation want bars that are not here.
-        self.first: NDArray[np.int64] = data.base_rows + data.first_valid + data.lookback + window - 1
-        self._last = data.base_rows + np.diff(data.offsets) - 1
         self._shift = data.offsets[:-1] - data.base_rows
+        self.first: NDArray[np.int64] = data.first_rows(window) - self._shift
+        self._last = data.offsets[1:] - 1 - self._shift
 
     def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
         numbers = np.searchsorted(self.bars.offsets[1:], rows, side="right")
@@ -68,7 +67,7 @@ class _OfClock:
     def __init__(self, clock: CommonClock, window: int) -> None:
         self.bars = clock
         self._times = clock.ts_close
-        self._first_row = clock.first_valid + clock.lookback + window - 1
+        self._first_row = int(clock.first_rows(window)[0])
         self.first: NDArray[np.int64] = self._times[self._first_row : self._first_row + 1]
 
     def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
