@@ -8,7 +8,6 @@ rounding. On Intel's own processors, and without AVX-512, torch's are as quick o
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ def use_cpu_layers(module: nn.Module) -> None:
             layer.__class__ = QuickTanh
 
 
-@cache
 def _pay() -> bool:
     """Whether this is an AMD processor with AVX-512. By name, not by a clock: equal seeds must give equal numbers."""
     is_amd = _ABOUT.exists() and "AuthenticAMD" in _ABOUT.read_text()
