@@ -14,6 +14,25 @@ from schemas.ids import Role
 from schemas.payloads import ActionsTaken, EpisodeStarted
 
 
+def episode(publisher: Publisher, number: int) -> tuple[EpisodeStarted, ActionsTaken]:
+    """What a runner publishes of its ``number``-th episode."""
+    episode_id = publisher.publisher_id.episode(0, number)
+    started = EpisodeStarted(
+        episode_id=episode_id,
+        rllib_episode_id="r",
+        role="r",
+        worker_index=publisher.publisher_id.worker_index,
+        env_index=0,
+        episode_no=number,
+        env="test",
+        policy="agent",
+        split="train",
+        iteration=1,
+        started_at=1,
+    )
+    return started, ActionsTaken(episode_id=episode_id, actions=[0, 1, 2] * 20)
+
+
 def publish(directory: str, run_id: str, worker_index: str, ledger: str, count: str) -> int:
     """Publish ``count`` episodes and note each event id that was accepted in the ledger."""
     publisher = Publisher.open(
@@ -22,21 +41,7 @@ def publish(directory: str, run_id: str, worker_index: str, ledger: str, count: 
     accepted = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     print(publisher.publisher_id, flush=True)
     for number in range(int(count)):
-        episode_id = publisher.publisher_id.episode(0, number)
-        start = EpisodeStarted(
-            episode_id=episode_id,
-            rllib_episode_id="r",
-            role="r",
-            worker_index=int(worker_index),
-            env_index=0,
-            episode_no=number,
-            env="test",
-            policy="agent",
-            split="train",
-            iteration=1,
-            started_at=1,
-        )
-        events = publisher.publish(start, ActionsTaken(episode_id=episode_id, actions=[0, 1, 2] * 20))
+        events = publisher.publish(*episode(publisher, number))
         os.write(accepted, "".join(f"{event.event_id}\n" for event in events).encode())
     publisher.close()
     return 0

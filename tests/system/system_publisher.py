@@ -16,7 +16,10 @@ from typing import Any
 from eventlog.outbox import Publisher
 from schemas.events import Envelope
 from schemas.ids import Role
-from schemas.payloads import ActionsTaken, EpisodeStarted
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "eventlog"))
+
+from eventlog_program import episode
 
 
 def queued_ns() -> int:
@@ -25,23 +28,9 @@ def queued_ns() -> int:
 
 
 def timed(publisher: Publisher, number: int, notes: dict[str, list[Any]]) -> list[Envelope]:
-    episode_id = publisher.publisher_id.episode(0, number)
-    started = EpisodeStarted(
-        episode_id=episode_id,
-        rllib_episode_id="r",
-        role="r",
-        worker_index=1,
-        env_index=0,
-        episode_no=number,
-        env="test",
-        policy="agent",
-        split="train",
-        iteration=1,
-        started_at=1_780_000_000_000_000,
-    )
-    actions = ActionsTaken(episode_id=episode_id, actions=[0, 1, 2] * 20)
+    payloads = episode(publisher, number)
     queued, began = queued_ns(), time.perf_counter_ns()
-    events = publisher.publish(started, actions)
+    events = publisher.publish(*payloads)
     took = time.perf_counter_ns() - began
     notes["at"].append(time.monotonic())
     notes["wall_ns"].append(took)
