@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bar_makers import without
 from ray.rllib.algorithms.appo import APPO, APPOConfig
 from ray.rllib.algorithms.dqn import DQN, DQNConfig
 from ray.rllib.algorithms.impala import IMPALA, IMPALAConfig
@@ -38,8 +39,8 @@ from trainer.windows import History, Window, open_window
 __all__ = ["quick_learners"]  # a fixture
 
 DAY = 86_400_000_000
-BAR_COLUMNS = ("ts_open", "ts_close", "open", "high", "low", "close", "volume")
 SETTINGS = EnvSettings(window=4, episode_length=20)
+PORTFOLIO = SETTINGS.model_copy(update={"portfolio": True, "actions": "weights"})
 CONFIGS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "PPO": (PPOConfig, {"train_batch_size_per_learner": 160, "minibatch_size": 64, "num_epochs": 2}, {}),
     "IMPALA": (IMPALAConfig, {"train_batch_size_per_learner": 160}, {"rollout_fragment_length": 32}),
@@ -62,9 +63,6 @@ CONFIGS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
 
 CLASSES = {"PPO": FastPPO, "DQN": FastDQN, "SAC": FastSAC, "IMPALA": FastIMPALA, "APPO": FastAPPO}
 LEARNERS: dict[str, dict[str, Any]] = {"IMPALA": {"num_learners": 0}, "APPO": {"num_learners": 0}}
-
-
-PORTFOLIO = SETTINGS.model_copy(update={"portfolio": True, "actions": "weights"})
 
 
 def history(make: Callable[..., SymbolBars], count: int = 400) -> History:
@@ -227,9 +225,10 @@ class ChecksSAC(Checks, LeanSACLearner):
 def test_every_gathered_observation_is_true_across_five_moves(
     store: WindowStore, bars: Any, name: str, learner_class: type[Checks], settings: EnvSettings
 ) -> None:
-    # One of a portfolio has gaps, so that its clock is not the other's.
+    # Each has gaps of its own: a portfolio's clock is neither's.
     first, second = history(bars).bars
-    whole = replace(history(bars), bars=(without(first, 7), without(second, 5)))
+    days = np.arange(len(first))
+    whole = replace(history(bars), bars=(without(first, days % 7 == 6), without(second, days % 5 == 4)))
     windows = [slide(whole, begin, begin + 150, settings) for begin in (0, 40, 80, 120, 160, 200)]
     scaler = Scaler.fit(open_window(history(bars), "train", 200 * DAY, SETTINGS).data)
     everything = open_window(whole, "train", 401 * DAY, settings).data
@@ -258,12 +257,6 @@ def test_every_gathered_observation_is_true_across_five_moves(
     assert learner.windows == {window.opened.window_id for window in windows}
     assert learner.checked > 5_000
     assert any(after < before + 600 for before, after in sizes[1:])  # rows have left
-
-
-def without(bars: SymbolBars, every: int) -> SymbolBars:
-    """The bars without every so manieth one."""
-    kept = np.arange(len(bars)) % every != every - 1
-    return SymbolBars(bars.symbol, 0, **{name: getattr(bars, name)[kept] for name in BAR_COLUMNS})
 
 
 def slide(whole: History, first: int, stop: int, settings: EnvSettings) -> Window:

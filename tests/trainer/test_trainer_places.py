@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from bar_makers import without
 
 from env.bars import SymbolBars
 from env.market_data import MarketData
@@ -23,9 +24,7 @@ ALONE = EnvSettings(window=4, episode_length=20)
 def windows(bars: Callable[..., SymbolBars]) -> tuple[MarketData, MarketData]:
     """One in which BBB lags behind AAA, which has gaps, and a later one in which it has caught up."""
     first, second = bars("AAA", 120), bars("BBB", 120, seed=2)
-    kept = np.flatnonzero(np.arange(120) % 6 != 5)
-    names = ("ts_open", "ts_close", "open", "high", "low", "close", "volume")
-    gaps = SymbolBars("AAA", 0, **{name: getattr(first, name)[kept] for name in names})
+    gaps = without(first, np.arange(120) % 6 == 5)
     return MarketData([gaps, second.cut(0, 80)]), MarketData([gaps.cut(10, 100), second.cut(20, 120)])
 
 

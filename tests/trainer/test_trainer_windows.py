@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bar_makers import without
 
 from env.bars import SymbolBars
 from env.market_data import MarketData
@@ -224,9 +225,7 @@ PORTFOLIO = EnvSettings(window=WARM_UP - 1, starts="whole", portfolio=True, acti
 
 def weekdays(walk: SymbolBars) -> SymbolBars:
     """The same without every sixth and seventh bar."""
-    keep = np.arange(len(walk)) % 7 < 5
-    columns = ("ts_open", "ts_close", "open", "high", "low", "close", "volume")
-    return SymbolBars(walk.symbol, 0, *(getattr(walk, name)[keep] for name in columns))
+    return without(walk, np.arange(len(walk)) % 7 >= 5)
 
 
 def test_a_portfolio_begins_its_test_at_the_cut_whatever_bars_its_symbols_have(
