@@ -14,7 +14,9 @@ from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorica
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from trainer.cpu_layers import use_cpu_layers
-from trainer.rllib_private import act_forward, policy_layers
+from trainer.kernel_mlp import Chain, as_array, is_chain
+from trainer.kernel_networks import QNetwork
+from trainer.rllib_private import act_forward, policy_layers, q_layers
 
 Path = tuple[str, ...]
 """Where a column of the module's output is, which may be nested: ("action_logp",), ("state_out", "h")."""
@@ -49,14 +51,23 @@ class Actor:
         self.module = module
         module.eval()
         use_cpu_layers(module)
-        self._layers = policy_layers(module)
         self._action_space, self._device = action_space, torch.device(device or "cpu")
+        self._layers = policy_layers(module)
+        self._choices, self._values = self._by_hand() if self._device.type == "cpu" else (None, None)
         to_space = unsquash_action if config.normalize_actions else clip_action if config.clip_actions else None
         # RLlib's functions leave all but a Box as it is, at some cost a step.
         self._to_space = to_space if isinstance(action_space, Box) else None
+        self._places = np.arange(num_envs)
         initial = tree.map_structure(self._tensor, module.get_initial_state())
         self._initial = initial or None
         self._state = initial and tree.map_structure(lambda leaf: leaf.repeat(num_envs, *[1] * leaf.dim()), initial)
+
+    def _by_hand(self) -> tuple[Chain | None, QNetwork | None]:
+        """The network of a policy over choices, or of their values, where its layers are such; else two None."""
+        if is_chain(self._layers) and self.module.get_exploration_action_dist_cls() is TorchCategorical:
+            return Chain(self._layers), None
+        values = q_layers(self.module)
+        return None, QNetwork(values) if values and all(is_chain(part) for part in values if part) else None
 
     def begin(self, indices: NDArray[np.int64] | list[int]) -> None:
         """New episodes: the states of these environments begin again."""
@@ -73,6 +84,10 @@ class Actor:
             explore: Explore, or act as well as the module can.
             timestep: Steps of all runners so far, for schedules of exploration.
         """
+        if self._values is not None:
+            return self._choose_by_value(self._values, np.asarray(observations, np.float32), explore, timestep)
+        if self._choices is not None and explore:
+            return self._draw(self._choices, np.asarray(observations, np.float32))
         with torch.inference_mode():
             output = self._forward(self._tensor(observations), explore, timestep)
             if Columns.ACTIONS not in output:
@@ -102,14 +117,43 @@ class Actor:
             output[Columns.STATE_OUT] = self._state
         return output
 
+    def _draw(self, policy: Chain, observations: NDArray[np.float32]) -> Acted:
+        """Choices with their chances: the same draws as of RLlib's TorchCategorical, at a fraction of its cost.
+
+        That draws as ``torch.multinomial``, which looks where a chance over an exponential variable is highest.
+        """
+        logits = policy.forward(observations)
+        # Choice by choice: operations along the short axis of (B, choices) take several times as long.
+        logps = np.ascontiguousarray(logits.T)
+        logps -= logps.max(axis=0)
+        chances = np.exp(logps)
+        total = chances.sum(axis=0)
+        chances /= total
+        chosen = (chances / as_array(torch.empty(logits.shape).exponential_()).T).argmax(axis=0)
+        logp = logps[chosen, self._places] - np.log(total)
+        return Acted(chosen, chosen, {(Columns.ACTION_DIST_INPUTS,): logits, (Columns.ACTION_LOGP,): logp})
+
+    def _choose_by_value(
+        self, network: QNetwork, observations: NDArray[np.float32], explore: bool, timestep: int
+    ) -> Acted:
+        """The best of choices, or now and then any: the same draws as of RLlib's DQN module."""
+        values = network.forward(observations)
+        chosen = values.argmax(axis=1)
+        if explore:
+            schedule = self.module.epsilon_schedule
+            schedule.update(timestep)
+            any_of_them = ((values != 0.0) / as_array(torch.empty(values.shape).exponential_())).argmax(axis=1)
+            now_and_then = as_array(torch.rand(len(values))) < float(schedule.get_current_value())
+            chosen = np.where(now_and_then, any_of_them, chosen)
+        return Acted(chosen, chosen, {})
+
     def _choose(self, inputs: torch.Tensor, explore: bool) -> dict[str, torch.Tensor]:
         if not explore:
             deterministic = self.module.get_inference_action_dist_cls().from_logits(inputs).to_deterministic()
             actions = deterministic.sample()
             return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: deterministic.logp(actions)}
         distribution = self.module.get_exploration_action_dist_cls()
-        if distribution is TorchCategorical:
-            # The same draws as that class, at a fifth of its cost: as torch.multinomial after its checks.
+        if distribution is TorchCategorical:  # as ``_draw``
             logp = torch.log_softmax(inputs, -1)
             chosen = (logp.exp() / torch.empty_like(logp).exponential_()).argmax(-1, keepdim=True)
             return {Columns.ACTIONS: chosen.squeeze(-1), Columns.ACTION_LOGP: logp.gather(-1, chosen).squeeze(-1)}

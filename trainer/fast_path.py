@@ -2,8 +2,8 @@
 
 Two parts are chosen, each behind one setting of RLlib's: the roll-out (``env_runner_cls``) and the update
 (``learner_class``, with ``algo_class`` and ``replay_buffer_config``). Whatever a config asks for that ours do not do
-falls back to RLlib's, which does, and the reason names the setting. So another layer (say, one without torch) is one
-more entry here.
+falls back to RLlib's, which does, and the reason names the setting. Of an update that is ours it is chosen in the same
+way whether its networks are run by kernels or by torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from trainer.batched_runner import BatchedEnvRunner
 from trainer.environments import ENV_ID
 from trainer.lean_updates import LEAN_UPDATES
-from trainer.rllib_private import connector_settings, make_single_env
+from trainer.rllib_private import connector_settings, spaces_of
 
 Reason = str | None
 
@@ -33,17 +33,20 @@ class FastPath:
     Attributes:
         no_batched: Why the roll-out is RLlib's own, by name of the setting; None: it is batched.
         no_lean: Why the update is RLlib's own; None: it is lean.
+        no_kernels: Why a lean update's networks are torch's; None: they are run by hand.
     """
 
     no_batched: Reason
     no_lean: Reason
+    no_kernels: Reason
 
     @property
     def line(self) -> str:
         """The choice in one line, for the log of the run."""
+        lean = "lean, by kernels" if self.no_kernels is None else f"lean, by torch, because {self.no_kernels}"
         rollout, update = (
             ours if reason is None else f"RLlib's own, because {reason}"
-            for ours, reason in (("batched", self.no_batched), ("lean", self.no_lean))
+            for ours, reason in (("batched", self.no_batched), (lean, self.no_lean))
         )
         if self.no_batched is not None and self.no_lean == self.no_batched:
             return f"roll-out and update: {update}"
@@ -67,14 +70,16 @@ def use_fast_path(config: Any) -> FastPath:
         if config.env == ENV_ID and config.gym_env_vectorize_mode == "sync":
             config.env_runners(gym_env_vectorize_mode="vector_entry_point")
     if path.no_lean is None:
-        LEAN_UPDATES[config.algo_class.__name__].use(config)
+        LEAN_UPDATES[config.algo_class.__name__].use(config, by_hand=path.no_kernels is None)
     return path
 
 
 def choose(config: Any) -> FastPath:
     """What ``use_fast_path`` would do to a config. It makes one foreign environment to ask for its spaces."""
     no_batched = _first(_BATCHED, config)
-    return FastPath(no_batched, no_batched or _first(_LEAN, config))
+    no_lean = no_batched or _first(_LEAN, config)
+    no_kernels = no_lean or LEAN_UPDATES[config.algo_class.__name__].why_no_kernels(config)
+    return FastPath(no_batched, no_lean, no_kernels)
 
 
 # --- the rules: each names the setting that ours do not do ------------------------------------------------------------
@@ -121,11 +126,7 @@ def _step_callbacks(config: Any) -> Reason:
 def _spaces(config: Any) -> Reason:
     if config.env == ENV_ID or config.env is None:
         return None
-    observation, action = config.observation_space, config.action_space
-    if observation is None or action is None:
-        env = make_single_env(config)
-        observation, action = env.observation_space, env.action_space
-        env.close()
+    observation, action = spaces_of(config)
     if not isinstance(observation, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return f"environment.observation_space is a {type(observation).__name__}"
     if not isinstance(action, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):

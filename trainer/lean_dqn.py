@@ -62,8 +62,8 @@ class LeanDQNLearner(LeanLearner, DQNTorchLearner):
     def _columns(self, transitions: Transitions) -> Batch:
         everything = np.arange(len(transitions))
         return {
-            Columns.OBS: self.gatherer([transitions.observations])(everything),
-            Columns.NEXT_OBS: self.gatherer([transitions.next_observations])(everything),
+            Columns.OBS: self.gatherer([transitions.observations], Columns.OBS)(everything),
+            Columns.NEXT_OBS: self.gatherer([transitions.next_observations], Columns.NEXT_OBS)(everything),
             Columns.ACTIONS: self.tensor(transitions.actions),
             Columns.REWARDS: self.tensor(transitions.rewards),
             Columns.TERMINATEDS: self.tensor(transitions.terminated),

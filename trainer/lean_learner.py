@@ -8,8 +8,9 @@ next minibatch overwrites.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +61,7 @@ class LeanLearner(TorchLearner):
     _plain: bool
     _bare: bool
     _sources: dict[str, ObservationSource]
+    _rooms: dict[str, torch.Tensor]
     _td_errors: list[torch.Tensor]
 
     def build(self) -> None:
@@ -69,7 +71,7 @@ class LeanLearner(TorchLearner):
             SettingsError: The module carries a state from step to step: only whole sequences could train it.
         """
         super().build()
-        self._sources = {}
+        self._sources, self._rooms = {}, {}
         self._td_errors = []
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         use_cpu_layers(module)
@@ -125,18 +127,17 @@ class LeanLearner(TorchLearner):
         self._td_errors = []
         steps = 0
         count, batches = self.minibatches(taken, **how)
-        optimizers = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-        self._plain = has_plain_steps(self.config) and all(is_plain_adam(optimizer) for _, optimizer in optimizers)
         module = self.module[DEFAULT_MODULE_ID]
         module.train()
         self._bare = self.has_bare_loss() and not isinstance(module.unwrapped(), SelfSupervisedLossAPI)
+        self.begin_steps()
         for number, batch in enumerate(batches, start=1):
             is_last = number == count
             # RLlib's own loss computes what it reports; where nothing is, the bare one will do.
             whole = is_last and (report or not self._bare)
             steps += len(batch[Columns.OBS])
             with self._logging(everything=whole):
-                losses = self._gradient_step(batch, whole)
+                losses = self.gradient_step(batch, whole)
                 if is_last:
                     for module_id, loss in losses.items():
                         self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
@@ -144,6 +145,7 @@ class LeanLearner(TorchLearner):
                     self._log_trained(version, steps, count, sum(len(one) for one in taken))
                 if is_last or self.after_each_step:
                     self.after_gradient_based_update(timesteps=timesteps)
+        self.finish_steps()
         return self.metrics.reduce() if report else None
 
     def note_td_errors(self, errors: torch.Tensor) -> None:
@@ -157,8 +159,14 @@ class LeanLearner(TorchLearner):
 
     # -- observations ---------------------------------------------------------------------------------------------
 
-    def gatherer(self, observations: Sequence[Observations]) -> Gatherer:
-        """What makes observations of these, one after the other with their leading axes flattened, when asked to."""
+    def gatherer(self, observations: Sequence[Observations], room: str) -> Gatherer:
+        """What makes observations of these, one after the other with their leading axes flattened, when asked to.
+
+        Args:
+            observations: Of one type.
+            room: Name of the memory that they are made in: the next ones of that name may overwrite them. Fresh memory
+                for each would cost more time than what is written there.
+        """
         parts: Sequence[Any] = observations  # all of one type
         if isinstance(parts[0], FullObservations):
             axes = len(self.module[DEFAULT_MODULE_ID].observation_space.shape)
@@ -167,7 +175,14 @@ class LeanLearner(TorchLearner):
         source = self._source_of(parts[-1].window_id)
         flat = [source.flat(part) for part in parts]
         rows, symbols, accounts = (np.concatenate(columns) for columns in zip(*flat, strict=True))
-        return _IndexedGatherer(source, rows, symbols, accounts)
+        return _IndexedGatherer(source, rows, symbols, accounts, partial(self._room, room))
+
+    def _room(self, name: str, rows: int, size: int) -> torch.Tensor:
+        """Memory for observations, float32 (rows, size)."""
+        found = self._rooms.get(name)
+        if found is None or len(found) < rows or found.shape[1] != size:
+            found = self._rooms[name] = torch.empty((rows, size), device=self.device)
+        return found[:rows]
 
     def _source_of(self, window_id: str) -> ObservationSource:
         """The source of a window. The last two are kept: a late rollout may name the one before."""
@@ -185,8 +200,24 @@ class LeanLearner(TorchLearner):
 
     # -- one gradient step ----------------------------------------------------------------------------------------
 
-    def _gradient_step(self, batch: Batch, whole: bool) -> dict[str, torch.Tensor]:
-        """Forward, RLlib's loss (``whole``: with all that it reports), backward, clip, step."""
+    def begin_steps(self) -> None:
+        """Gradient steps of one update follow."""
+        optimizers = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+        self._plain = has_plain_steps(self.config) and all(is_plain_adam(optimizer) for _, optimizer in optimizers)
+
+    def finish_steps(self) -> None:
+        """All of them are made."""
+
+    def gradient_step(self, batch: Batch, whole: bool) -> dict[str, torch.Tensor]:
+        """Forward, RLlib's loss, backward, clip, step.
+
+        Args:
+            batch: A minibatch.
+            whole: Compute, and log, all that the loss reports.
+
+        Returns:
+            The losses by module.
+        """
         forward = train_forward(self.module[DEFAULT_MODULE_ID], batch)
         losses: dict[str, torch.Tensor]
         if self._bare and not whole:
@@ -205,15 +236,37 @@ class LeanLearner(TorchLearner):
         gradients = [gradients_of(optimizer) for _, optimizer in optimizers]
         norms = [float(global_norm(one)) for one in gradients]
         if not all(map(math.isfinite, norms)):
-            self._step_on_broken()
+            self.step_on_broken(
+                {
+                    parameter: parameter.grad
+                    for _, optimizer in optimizers
+                    for group in optimizer.param_groups
+                    for parameter in group["params"]
+                    if parameter.grad is not None
+                }
+            )
             return losses
         for (name, optimizer), one, norm in zip(optimizers, gradients, norms, strict=True):
             if self.config.grad_clip:
                 clip(one, norm, self.config.grad_clip)
-            if whole and (self.config.grad_clip or self.config.log_gradients):
-                self.metrics.log_value((DEFAULT_MODULE_ID, f"gradients_{name}_global_norm"), norm, window=1)
+            if whole:
+                self.log_norm(name, norm)
             step(optimizer)
         return losses
+
+    def log_norm(self, optimizer: str, norm: float) -> None:
+        """The norm of an optimizer's gradient, where the config asks for it."""
+        if self.config.grad_clip or self.config.log_gradients:
+            self.metrics.log_value((DEFAULT_MODULE_ID, f"gradients_{optimizer}_global_norm"), norm, window=1)
+
+    def step_on_broken(self, gradients: dict[Any, torch.Tensor]) -> None:
+        """What is configured for a gradient, by parameter, with NaN or infinity in it.
+
+        ``torch_skip_nan_gradients`` leaves the step out, as it says (RLlib's learner takes it all the same); else
+        RLlib's own code replaces such numbers.
+        """
+        if not self.config.torch_skip_nan_gradients:
+            self.apply_gradients(self.postprocess_gradients(gradients))
 
     def has_bare_loss(self) -> bool:
         """Whether ``bare_loss`` is RLlib's loss, with this module and these settings."""
@@ -226,23 +279,6 @@ class LeanLearner(TorchLearner):
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss."""
         loss.backward()
-
-    def _step_on_broken(self) -> None:
-        """What is configured for a gradient with NaN or infinity in it.
-
-        ``torch_skip_nan_gradients`` leaves the step out, as it says (RLlib's learner takes it all the same); else
-        RLlib's own code replaces such numbers.
-        """
-        if self.config.torch_skip_nan_gradients:
-            return
-        gradients = {
-            parameter: parameter.grad
-            for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        }
-        self.apply_gradients(self.postprocess_gradients(gradients))
 
     # -- metrics ----------------------------------------------------------------------------------------------------
 
@@ -276,7 +312,7 @@ class Gatherer(Protocol):
         """How many it can make."""
 
     def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
-        """Those at an index (n,): float32 (n, *observation) on the learner's device."""
+        """Those at an index (n,): float32 (n, *observation) on the learner's device, until the next call."""
 
 
 class _FullGatherer:
@@ -297,14 +333,17 @@ class _IndexedGatherer:
         rows: NDArray[np.int64],
         symbols: NDArray[np.int16],
         accounts: NDArray[np.float32],
+        room: Callable[[int, int], torch.Tensor],
     ) -> None:
         self._source, self._rows, self._symbols, self._accounts = source, rows, symbols, accounts
+        self._room, self._size = room, source.market_size + accounts.shape[1]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
-        return self._source.gather(self._rows[index], self._symbols[index], self._accounts[index])
+        out = self._room(len(index), self._size)
+        return self._source.gather(self._rows[index], self._symbols[index], self._accounts[index], out)
 
 
 class _Filter:

@@ -19,7 +19,7 @@ from trainer.lean_learner import Batch, LeanLearner
 from trainer.rollout import Rollout
 
 # Values are computed for this many observations at a time: enough to be fast, few enough to stay in the cache.
-_VALUED = 4_096
+_VALUED = 1_024
 
 
 def generalized_advantages(
@@ -96,10 +96,10 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
         spread = advantages.std(correction=0).clamp(min=1e-4)
         own[Postprocessing.ADVANTAGES] = ((advantages - advantages.mean()) / spread).float()
         own[Postprocessing.VALUE_TARGETS] = own[Postprocessing.VALUE_TARGETS].float()
-        seen = self.gatherer([rollout.observations.at(_steps_of(rollout)) for rollout in taken])
+        seen = self.gatherer([rollout.observations.at(_steps_of(rollout)) for rollout in taken], Columns.OBS)
         for index in self._indices(len(seen), count, size, shuffled):
             picked = torch.from_numpy(index).to(self.device)
-            yield {Columns.OBS: seen(index), **{name: column[picked] for name, column in own.items()}}
+            yield {Columns.OBS: seen(index), **{name: column.index_select(0, picked) for name, column in own.items()}}
 
     def _indices(self, steps: int, count: int, size: int, shuffled: bool) -> Iterator[NDArray[np.int64]]:
         left = np.zeros(0, dtype=np.int64)
@@ -162,13 +162,18 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
 
     def _values(self, observations: Any, module: Any) -> NDArray[np.float32]:
         """Values (n,) of observations (…)."""
-        seen = self.gatherer([observations])
+        seen = self.gatherer([observations], "values")
         with torch.no_grad():
             parts = [
-                module.compute_values({Columns.OBS: seen(np.arange(start, min(start + _VALUED, len(seen))))})
+                self.values_of(seen(np.arange(start, min(start + _VALUED, len(seen)))), module)
                 for start in range(0, len(seen), _VALUED)
             ]
         values: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return values
+
+    def values_of(self, observations: torch.Tensor, module: Any) -> torch.Tensor:
+        """Values (n,) of observations (n, …), as the module has them."""
+        values: torch.Tensor = module.compute_values({Columns.OBS: observations})
         return values
 
 

@@ -32,7 +32,7 @@ class _LeanVTraceLearner(LeanLearner):
         lines = [_line_up(rollout) for rollout in taken]
         columns = {name: np.concatenate([line.columns[name] for line in lines]) for name in lines[0].columns}
         starts = np.cumsum([0, *(len(line.order) for line in lines)])
-        seen = self.gatherer([each for line in lines for each in line.observations])
+        seen = self.gatherer([each for line in lines for each in line.observations], Columns.OBS)
         order = np.concatenate([line.order + start for line, start in zip(lines, starts, strict=False)])
         return {Columns.OBS: seen(order), **{name: self.tensor(column) for name, column in columns.items()}}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
 from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
+from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchMLPEncoder
@@ -40,6 +41,16 @@ def make_single_env(config: Any) -> Any:
     if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
         return _global_registry.get(ENV_CREATOR, env)(context)
     return env(context) if callable(env) else gym.make(env, **context)
+
+
+def spaces_of(config: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space of one environment of a config; one is made where the config does not say."""
+    observation, action = config.observation_space, config.action_space
+    if observation is None or action is None:
+        env = make_single_env(config)
+        observation, action = env.observation_space, env.action_space
+        env.close()
+    return observation, action
 
 
 class VectorContext(EnvContext):
@@ -163,13 +174,30 @@ def forget_sac_losses(learner: Any) -> None:
     learner._temp_losses.clear()
 
 
-def copy_weights(learner: Any, runner: Any) -> None:
-    """Copy a local learner's weights and their version into a local runner's module, in place."""
-    weights = learner.module[DEFAULT_MODULE_ID].unwrapped().state_dict()
-    with torch.no_grad():
-        for name, value in runner.module.state_dict().items():
-            value.copy_(weights[name])
-    runner._weights_seq_no = learner._weights_seq_no
+class LocalWeights:
+    """Brings the weights of a learner group's local learner to a local env runner.
+
+    Args:
+        group: RLlib's ``LearnerGroup``, local.
+        runner: An env runner of this process. It keeps its module meanwhile.
+    """
+
+    def __init__(self, group: Any, runner: Any) -> None:
+        self._learner, self._runner = group._learner, runner
+        source = _weights(self._learner.module[DEFAULT_MODULE_ID].unwrapped())
+        target = _weights(runner.module)
+        self._targets, self._sources = list(target.values()), [source[name] for name in target]
+
+    def copy(self) -> None:
+        """Copy them and their version, in place."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._targets, self._sources)
+        self._runner._weights_seq_no = self._learner._weights_seq_no
+
+
+def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What ``state_dict`` has, as the objects themselves: kernels may lay a parameter out anew."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def replay_weights(config: Any) -> tuple[int, int]:
@@ -207,22 +235,73 @@ def act_forward(module: Any, batch: Any, explore: bool, timestep: int) -> Any:
     return module._forward_exploration(batch, t=timestep) if explore else module._forward_inference(batch)
 
 
+Layers = list[torch.nn.Module]
+
 _ACTING = ("_forward", "_forward_exploration", "_forward_inference")
 
 
-def policy_layers(module: Any) -> list[torch.nn.Module]:
+def _keeps(module: Any, own: type, names: tuple[str, ...]) -> bool:
+    """Whether these methods of a module are those of RLlib's own class."""
+    return isinstance(module, own) and all(
+        name not in vars(module) and getattr(type(module), name) is getattr(own, name) for name in names
+    )
+
+
+def policy_layers(module: Any) -> Layers:
     """The layers from observations to the inputs of the action distribution, where a module has no more than those.
 
     RLlib's own module of PPO, IMPALA, APPO and MARWIL with an MLP is such; of others the list is empty. One after
     another they do what ``act_forward`` does, exploring or not, without the dicts and checks between them.
     """
-    if any(
-        name in vars(module) or getattr(type(module), name) is not getattr(DefaultPPOTorchRLModule, name)
-        for name in _ACTING
-    ):
+    if not _keeps(module, DefaultPPOTorchRLModule, _ACTING) or type(module.encoder) is not TorchActorCriticEncoder:
         return []
-    encoder, head = module.encoder, module.pi
-    if type(encoder) is not TorchActorCriticEncoder or type(head) is not TorchMLPHead or head.clip_log_std:
-        return []
-    encoder = encoder.encoder if encoder.config.shared else encoder.actor_encoder
-    return [*encoder.net.mlp, *head.net.mlp] if type(encoder) is TorchMLPEncoder else []
+    shared = module.encoder.config.shared
+    encoder = _mlp(module.encoder.encoder if shared else module.encoder.actor_encoder)
+    head = _mlp(module.pi)
+    return [*encoder, *head] if encoder and head else []
+
+
+class ActorCriticLayers(NamedTuple):
+    """The layers of a policy and a value function: an encoder and a head each. One encoder may be that of both."""
+
+    actor: Layers
+    critic: Layers
+    pi: Layers
+    vf: Layers
+
+
+def actor_critic_layers(module: Any) -> ActorCriticLayers | None:
+    """The layers that RLlib's own module of PPO trains, where they are MLPs; None of any other module."""
+    names = ("_forward_train", "compute_values")
+    if not policy_layers(module) or not _keeps(module, DefaultPPOTorchRLModule, names):
+        return None
+    encoder = module.encoder
+    actor = _mlp(encoder.encoder if encoder.config.shared else encoder.actor_encoder)
+    critic = actor if encoder.config.shared else _mlp(encoder.critic_encoder)
+    return ActorCriticLayers(actor, critic, _mlp(module.pi), _mlp(module.vf))
+
+
+class QLayers(NamedTuple):
+    """The layers of a Q-network: encoder and head. A dueling one has two: advantages, and the state's value."""
+
+    encoder: Layers
+    af: Layers
+    vf: Layers
+
+
+_OF_Q = ("_forward_inference", "_forward_exploration", "_forward_train", "compute_q_values", "_qf_forward_helper")
+
+
+def q_layers(module: Any, *, target: bool = False) -> QLayers | None:
+    """The layers of DQN's own module, or of its target network, where they are MLPs of expected values; else None."""
+    if not _keeps(module, DefaultDQNTorchRLModule, (*_OF_Q, "forward_target")) or module.num_atoms > 1:
+        return None
+    before = "_target_" if target else ""
+    parts = [_mlp(getattr(module, f"{before}{name}")) for name in ("encoder", "af", *(["vf"] * module.uses_dueling))]
+    return QLayers(*parts, *([[]] * (not module.uses_dueling))) if all(parts) else None
+
+
+def _mlp(model: Any) -> Layers:
+    """The layers of one of RLlib's MLPs; none of anything else."""
+    is_mlp = type(model) is TorchMLPEncoder or (type(model) is TorchMLPHead and not model.clip_log_std)
+    return [*model.net.mlp] if is_mlp else []

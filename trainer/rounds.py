@@ -28,7 +28,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from trainer.lean_learner import LeanLearner
-from trainer.rllib_private import copy_weights
+from trainer.rllib_private import LocalWeights
 from trainer.rollout import Rollout
 
 
@@ -82,6 +82,7 @@ class Rounds:
         self._sampled = 0
         self._runner_metrics: list[Any] = []
         self._learner_metrics: list[Any] = []
+        self._local_weights: LocalWeights | None = None
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     @property
@@ -191,7 +192,9 @@ class Rounds:
         """Give the runners the learners' weights."""
         with self.timed(SYNCH_WORKER_WEIGHTS_TIMER):
             if self._learners.is_local and not self._group.num_remote_workers():
-                self._learners.foreach_learner(partial(copy_weights, runner=self._group.local_env_runner))
+                if self._local_weights is None:
+                    self._local_weights = LocalWeights(self._learners, self._group.local_env_runner)
+                self._local_weights.copy()
             else:
                 self._group.sync_weights(
                     from_worker_or_learner_group=self._learners, policies=[DEFAULT_MODULE_ID], inference_only=True

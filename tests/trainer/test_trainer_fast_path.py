@@ -18,13 +18,17 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.connectors.module_to_env import GetActions
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from torch.optim.lr_scheduler import ExponentialLR
 
 from trainer import fast_path
 from trainer.batched_runner import BatchedEnvRunner
 from trainer.callbacks import EventCallbacks
 from trainer.environments import ENV_ID
 from trainer.fast_path import FastPath, choose, use_fast_path
+from trainer.kernel_learner import KernelLearner
 
 BOX, CHOICE = spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(2)
 
@@ -52,14 +56,18 @@ def make_config(config: Any = None) -> Any:
 class Lean:
     """Stands for a lean update."""
 
-    def __init__(self, reason: str | None = None) -> None:
-        self.reason, self.used = reason, 0
+    def __init__(self, reason: str | None = None, no_kernels: str | None = None) -> None:
+        self.reason, self.no_kernels, self.used = reason, no_kernels, 0
 
     def why_not(self, config: Any) -> str | None:
         return self.reason
 
-    def use(self, config: Any) -> None:
+    def why_no_kernels(self, config: Any) -> str | None:
+        return self.no_kernels
+
+    def use(self, config: Any, *, by_hand: bool = False) -> None:
         self.used += 1
+        assert by_hand == (self.no_kernels is None)
 
 
 @pytest.fixture
@@ -144,11 +152,69 @@ def test_what_the_lean_update_does_not_do_still_rolls_out_batched(reason: str, l
 
 
 def test_the_lean_update_is_used_where_nothing_is_against_it(lean: Lean) -> None:
-    assert use_fast_path(make_config()).line == "roll-out: batched; update: lean"
+    assert use_fast_path(make_config()).line == "roll-out: batched; update: lean, by kernels"
     assert lean.used == 1
+    lean.no_kernels = "training.noise is set"
+    path = use_fast_path(make_config())
+    assert path.line == "roll-out: batched; update: lean, by torch, because training.noise is set"
+    assert lean.used == 2
     lean.reason = "training.shuffle is set"
-    assert use_fast_path(make_config()) == FastPath(None, "training.shuffle is set")
-    assert lean.used == 1
+    assert use_fast_path(make_config()) == FastPath(None, "training.shuffle is set", "training.shuffle is set")
+    assert lean.used == 2
+
+
+NO_KERNELS: dict[str, Callable[[], Any]] = {
+    "IMPALA has no kernels": lambda: IMPALAConfig().learners(num_learners=0),
+    "learners.num_gpus_per_learner is set": lambda: plain_ppo().learners(num_gpus_per_learner=1),
+    "learners.num_learners is 2": lambda: plain_ppo().learners(num_learners=2).env_runners(num_envs_per_env_runner=2),
+    "framework.torch_compile_learner is set": lambda: plain_ppo().framework(torch_compile_learner=True),
+    "training.grad_clip_by is value": lambda: plain_ppo().training(grad_clip=1.0, grad_clip_by="value"),
+    "experimental.torch_grad_scaler_class or torch_lr": lambda: plain_ppo().experimental(
+        _torch_lr_scheduler_classes=[ExponentialLR]
+    ),
+    "its model is not RLlib's MLP: rl_module_spec is set": lambda: plain_ppo().rl_module(
+        rl_module_spec=RLModuleSpec(module_class=OwnModule)
+    ),
+    "rl_module.model_config.fcnet_activation is swish": lambda: plain_ppo().rl_module(
+        model_config={"fcnet_activation": "swish"}
+    ),
+    "rl_module.model_config.head_fcnet_activation is elu": lambda: plain_ppo().rl_module(
+        model_config={"head_fcnet_hiddens": [4], "head_fcnet_activation": "elu"}
+    ),
+    "rl_module.model_config.fcnet_use_layernorm is set": lambda: plain_ppo().rl_module(
+        model_config={"fcnet_use_layernorm": True}
+    ),
+    "env.portfolio is set": lambda: plain_ppo().environment(env_config={"settings": {"portfolio": True}}),
+    "env.actions is weights": lambda: plain_ppo().environment(env_config={"settings": {"actions": "weights"}}),
+    "training.use_kl_loss is True": PPOConfig,
+    "training.use_critic is False": lambda: plain_ppo().training(use_critic=False),
+    "training.num_atoms is 5": lambda: DQNConfig().training(num_atoms=5),
+    "training.noisy is True": lambda: DQNConfig().training(noisy=True),
+}
+
+
+class OwnModule(TorchRLModule):
+    """A user's."""
+
+
+def plain_ppo() -> Any:
+    return PPOConfig().training(use_kl_loss=False)
+
+
+@pytest.mark.parametrize("reason", NO_KERNELS)
+def test_what_kernels_do_not_do_is_torchs_and_the_line_names_it(reason: str) -> None:
+    config = make_config(NO_KERNELS[reason]())
+    path = use_fast_path(config)
+    assert path.line.startswith(f"roll-out: batched; update: lean, by torch, because {reason}")
+    assert not issubclass(config.learner_class, KernelLearner)
+
+
+def test_kernels_are_used_where_nothing_is_against_them() -> None:
+    for config in (make_config(plain_ppo()), make_config(DQNConfig()), plain_ppo().environment("CartPole-v1")):
+        assert use_fast_path(config).no_kernels is None
+        assert issubclass(config.learner_class, KernelLearner)
+    for name, reason in (("Pendulum-v1", "environment.action_space is a Box"), ("Taxi-v3", "environment.observation")):
+        assert str(choose(plain_ppo().environment(name)).no_kernels).startswith(reason)
 
 
 @pytest.mark.parametrize("make", [APPOConfig, IMPALAConfig])

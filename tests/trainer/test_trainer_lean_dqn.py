@@ -15,6 +15,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, TD_ERROR_KEY
 from rollout_makers import FakeRunner, as_single_steps, largest_difference, parameters, quick_learners
 
+from trainer.kernel_dqn import KernelDQNLearner
 from trainer.lean_dqn import LeanDQNLearner
 from trainer.ring_buffer import PrioritizedRingBuffer, RingBuffer
 from trainer.transitions import Transitions
@@ -52,6 +53,7 @@ def learn(learner: Any, episodes: list[Any], steps: int = 0, **how: Any) -> dict
     return found
 
 
+@pytest.mark.parametrize("learner", [LeanDQNLearner, KernelDQNLearner])
 @pytest.mark.parametrize(
     ("training", "kind", "drawing"),
     [
@@ -67,9 +69,13 @@ def learn(learner: Any, episodes: list[Any], steps: int = 0, **how: Any) -> dict
     ],
     ids=["plain", "double", "dueling", "prioritised", "clip by value"],
 )
-def test_updates_are_those_of_rllib(training: dict[str, Any], kind: type[RingBuffer], drawing: dict[str, Any]) -> None:
+def test_updates_are_those_of_rllib(
+    training: dict[str, Any], kind: type[RingBuffer], drawing: dict[str, Any], learner: type
+) -> None:
     training = {"gamma": 0.9, "target_network_update_freq": 100, **training}
-    ours, theirs = make(LeanDQNLearner, **training), make(DQNTorchLearner, **training)
+    if learner is KernelDQNLearner:  # which clips by the norm alone
+        training.pop("grad_clip_by", None)
+    ours, theirs = make(learner, **training), make(DQNTorchLearner, **training)
     ours.set_state(theirs.get_state())
     start = parameters(theirs)
     group = draw(4 * BATCH, kind, **drawing)
@@ -103,9 +109,10 @@ def test_distributional_updates_are_those_of_rllib() -> None:
         assert largest_difference(ours, theirs) < 1e-6
 
 
-def test_targets_are_updated_within_a_group_as_configured() -> None:
-    learner = make(LeanDQNLearner, target_network_update_freq=0, tau=0.5)
-    once = make(LeanDQNLearner, target_network_update_freq=100)
+@pytest.mark.parametrize("kind", [LeanDQNLearner, KernelDQNLearner])
+def test_targets_are_updated_within_a_group_as_configured(kind: type) -> None:
+    learner = make(kind, target_network_update_freq=0, tau=0.5)
+    once = make(kind, target_network_update_freq=100)
     group = draw(8 * BATCH)
     found = learn(learner, [group], 10, minibatch_size=BATCH)
     assert found[DEFAULT_MODULE_ID]["num_target_updates"].peek() == 8
@@ -124,8 +131,9 @@ def test_metrics_of_several_updates_are_reported_once() -> None:
     assert found[DEFAULT_MODULE_ID]["weights_seq_no"].peek() == 4
 
 
-def test_groups_larger_than_are_gathered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, pieces = make(LeanDQNLearner), make(LeanDQNLearner)
+@pytest.mark.parametrize("kind", [LeanDQNLearner, KernelDQNLearner])
+def test_groups_larger_than_are_gathered_at_once(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = make(kind), make(kind)
     group = draw(10 * BATCH)
     learn(whole, [group], minibatch_size=BATCH)
     monkeypatch.setattr("trainer.lean_dqn._GATHERED", 3 * BATCH)
@@ -133,9 +141,10 @@ def test_groups_larger_than_are_gathered_at_once(monkeypatch: pytest.MonkeyPatch
     assert largest_difference(whole, pieces) == 0.0
 
 
-def test_states_are_exchanged_with_rllibs_learner() -> None:
+@pytest.mark.parametrize("kind", [LeanDQNLearner, KernelDQNLearner])
+def test_states_are_exchanged_with_rllibs_learner(kind: type) -> None:
     group = draw(BATCH)
-    for first, second in ((LeanDQNLearner, DQNTorchLearner), (DQNTorchLearner, LeanDQNLearner)):
+    for first, second in ((kind, DQNTorchLearner), (DQNTorchLearner, kind)):
         start, other = make(first), make(second)
         for learner in (start, start, other):
             if learner is other:

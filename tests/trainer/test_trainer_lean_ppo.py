@@ -19,6 +19,7 @@ from ray.rllib.utils.postprocessing.value_predictions import compute_value_targe
 from rollout_makers import FakeRunner, act, as_episodes, largest_difference, parameters, quick_learners
 
 from schemas.errors import InputError, SettingsError
+from trainer.kernel_ppo import KernelPPOLearner
 from trainer.lean_ppo import LeanPPOLearner, generalized_advantages
 
 __all__ = ["quick_learners"]  # a fixture
@@ -54,8 +55,9 @@ class Oracle(PPOTorchLearner):
         self._learner_connector.append(StandardiseSteps())
 
 
-def make(learner_class: type, continuous: bool = False, **training: Any) -> Any:
-    config = PPOConfig().debugging(seed=5).rl_module(model_config={"fcnet_hiddens": [16], "vf_share_layers": False})
+def make(learner_class: type, continuous: bool = False, model: dict[str, Any] | None = None, **training: Any) -> Any:
+    layers = {"fcnet_hiddens": [16], "vf_share_layers": False, **(model or {})}
+    config = PPOConfig().debugging(seed=5).rl_module(model_config=layers)
     config.training(**{"minibatch_size": None, "num_epochs": 1, "lr": 1e-3, **training}).learners(
         learner_class=learner_class
     )
@@ -72,19 +74,26 @@ def learn(learner: Any, episodes: list[Any], steps: int = 0, **how: Any) -> dict
     return results
 
 
-@pytest.mark.parametrize("continuous", [False, True])
+CLIPS: dict[str, Any] = {"use_kl_loss": False, "grad_clip": 0.1, "entropy_coeff": 0.02, "vf_clip_param": 0.05}
+SCHEDULES: dict[str, Any] = {"entropy_coeff": [[0, 0.1], [100, 0.0]], "lr": [[0, 1e-2], [200, 1e-4]]}
+SHARED: dict[str, Any] = {"model": {"vf_share_layers": True, "fcnet_activation": "relu"}, **CLIPS, "vf_clip_param": 10}
+
+
 @pytest.mark.parametrize(
-    "training",
+    ("kind", "training", "continuous"),
     [
-        {},
-        {"use_kl_loss": False, "grad_clip": 0.1, "entropy_coeff": 0.02, "vf_clip_param": 0.05},
-        {"entropy_coeff": [[0, 0.1], [100, 0.0]], "lr": [[0, 1e-2], [200, 1e-4]], "kl_coeff": 1.0, "kl_target": 1e-4},
-        A2C,
+        *((LeanPPOLearner, {}, continuous) for continuous in (False, True)),
+        *((LeanPPOLearner, CLIPS, continuous) for continuous in (False, True)),
+        *((LeanPPOLearner, SCHEDULES | {"kl_coeff": 1.0, "kl_target": 1e-4}, one) for one in (False, True)),
+        *((LeanPPOLearner, A2C, continuous) for continuous in (False, True)),
+        (KernelPPOLearner, CLIPS, False),
+        (KernelPPOLearner, SHARED, False),
+        (KernelPPOLearner, SCHEDULES | {"use_kl_loss": False}, False),
+        (KernelPPOLearner, A2C, False),
     ],
-    ids=["defaults", "clips", "schedules", "A2C"],
 )
-def test_updates_are_those_of_rllib(training: dict[str, Any], continuous: bool) -> None:
-    ours, theirs = (make(kind, continuous, **training) for kind in (LeanPPOLearner, Oracle))
+def test_updates_are_those_of_rllib(kind: type, training: dict[str, Any], continuous: bool) -> None:
+    ours, theirs = (make(learner, continuous, **training) for learner in (kind, Oracle))
     ours.set_state(theirs.get_state())
     assert largest_difference(ours, theirs) == 0.0
     start = parameters(theirs)
@@ -129,6 +138,7 @@ def test_minibatches_of_several_epochs_visit_each_step_once_an_epoch() -> None:
     assert len(list(learner.minibatches([rollout], minibatch_size=30)[1])) == 4  # 120 of 100: the last is filled up
 
 
+@pytest.mark.parametrize("kind", [LeanPPOLearner, KernelPPOLearner])
 @pytest.mark.parametrize(
     "training",
     [
@@ -137,9 +147,9 @@ def test_minibatches_of_several_epochs_visit_each_step_once_an_epoch() -> None:
     ],
 )
 def test_minibatches_without_a_report_have_rllibs_loss(
-    training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kind: type, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = make(LeanPPOLearner, **training), make(LeanPPOLearner, **training)
+    ours, theirs = make(kind, **training), make(LeanPPOLearner, **training)
     assert ours.has_bare_loss()
     assert not make(LeanPPOLearner, continuous=True, **training).has_bare_loss()
     assert not make(LeanPPOLearner).has_bare_loss()
@@ -209,18 +219,20 @@ def test_rows_that_are_no_steps_are_not_learned_from() -> None:
     assert {len(column) for column in batch.values()} == {29}
 
 
+@pytest.mark.parametrize("kind", [LeanPPOLearner, KernelPPOLearner])
 @pytest.mark.parametrize("skip", [False, True])
-def test_a_broken_gradient_does_what_is_configured(skip: bool) -> None:
-    ours, theirs = (make(kind, grad_clip=1.0) for kind in (LeanPPOLearner, Oracle))
+def test_a_broken_gradient_does_what_is_configured(kind: type, skip: bool) -> None:
+    ours, theirs = (make(learner, grad_clip=1.0, use_kl_loss=False) for learner in (kind, Oracle))
     ours.set_state(theirs.get_state())
     for learner in (ours, theirs):
         learner.config.torch_skip_nan_gradients = skip
-    before = make(Oracle, grad_clip=1.0)
+    before = make(Oracle, grad_clip=1.0, use_kl_loss=False)
     before.set_state(theirs.get_state())
     rollout = act(FakeRunner(4, full=True, size=SIZE).sample(20), theirs)
     whole: Any = rollout.observations
     whole.values[3, 2, 0] = np.nan
-    learn(ours, [rollout])
+    results = learn(ours, [rollout])
+    assert results[DEFAULT_MODULE_ID]["total_loss"].peek() != results[DEFAULT_MODULE_ID]["total_loss"].peek()  # NaN
     if skip:  # what the setting says; RLlib's learner steps all the same
         assert largest_difference(ours, before) == 0.0
     else:
@@ -228,13 +240,14 @@ def test_a_broken_gradient_does_what_is_configured(skip: bool) -> None:
         assert largest_difference(ours, theirs) < 1e-5
 
 
-def test_optimizer_states_are_exchanged_with_rllibs_learner() -> None:
+@pytest.mark.parametrize("kind", [LeanPPOLearner, KernelPPOLearner])
+def test_optimizer_states_are_exchanged_with_rllibs_learner(kind: type) -> None:
     rollout = act(FakeRunner(4, full=True, size=SIZE).sample(20), make(Oracle))
     pairs: dict[str, list[Any]] = {}
-    for first, second in ((LeanPPOLearner, Oracle), (Oracle, LeanPPOLearner)):
-        start, other = make(first), make(second)
+    for first, second in ((kind, Oracle), (Oracle, kind)):
+        start, other = make(first, use_kl_loss=False), make(second, use_kl_loss=False)
         for _ in range(3):
-            learn(start, [rollout] if first is LeanPPOLearner else as_episodes(rollout))
+            learn(start, [rollout] if first is kind else as_episodes(rollout))
         other.set_state(start.get_state())
         assert largest_difference(start, other) == 0.0
         for learner in (start, other):
@@ -243,7 +256,7 @@ def test_optimizer_states_are_exchanged_with_rllibs_learner() -> None:
         groups = [one.get_optimizer(DEFAULT_MODULE_ID).state_dict()["param_groups"] for one in (start, other)]
         assert groups[0] == groups[1]
         pairs[first.__name__] = groups
-    assert not pairs["LeanPPOLearner"][0][0]["fused"]
+    assert not pairs[kind.__name__][0][0]["fused"]
 
 
 def test_a_recurrent_module_is_refused_by_name() -> None:

@@ -123,7 +123,7 @@ def test_what_lean_learners_take_from_rllib_is_where_it_was(algorithm: Any) -> N
     with torch.no_grad():
         for parameter in learner.module[DEFAULT_MODULE_ID].parameters():
             parameter.add_(1.0)
-    rllib_private.copy_weights(learner, runner)
+    rllib_private.LocalWeights(algorithm.learner_group, runner).copy()
     assert runner.get_state()["weights_seq_no"] == version
     theirs = learner.module[DEFAULT_MODULE_ID].state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in runner.module.state_dict().items())
@@ -131,6 +131,10 @@ def test_what_lean_learners_take_from_rllib_is_where_it_was(algorithm: Any) -> N
     forward = rllib_private.train_forward(learner.module[DEFAULT_MODULE_ID], seen)
     acted = rllib_private.act_forward(runner.module, seen, explore=True, timestep=0)
     assert torch.allclose(forward["action_dist_inputs"], acted["action_dist_inputs"])
+    layers = rllib_private.actor_critic_layers(learner.module[DEFAULT_MODULE_ID].unwrapped())
+    assert layers is not None
+    assert [len(part) for part in layers] == [2, 2, 1, 1]
+    assert len(rllib_private.policy_layers(runner.module)) == 3
     assert rllib_private.learner_class_setting(config) is None
     assert rllib_private.has_plain_steps(config)
     assert not rllib_private.has_plain_steps(
