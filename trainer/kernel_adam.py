@@ -32,8 +32,9 @@ class FlatAdam:
 
     def __init__(self, optimizer: torch.optim.Adam) -> None:
         self._optimizer = optimizer
-        [self._group] = optimizer.param_groups
-        self._parameters: list[nn.Parameter] = list(self._group["params"])
+        [group] = optimizer.param_groups
+        self._group: dict[str, Any] = group
+        self._parameters: list[nn.Parameter] = list(group["params"])
         bounds = np.cumsum([0, *(parameter.numel() for parameter in self._parameters)]).tolist()
         self._bounds = list(pairwise(bounds))
         self._values, self._gradient = torch.zeros(bounds[-1]), torch.zeros(bounds[-1])
@@ -58,7 +59,8 @@ class FlatAdam:
         return len(theirs) == len(self._parameters) and set(theirs) == set(self._parameters)
 
     def begin(self) -> None:
-        """Steps follow: take over the moments where somebody has replaced them, as a checkpoint does."""
+        """Steps follow: take over what somebody has replaced, as a checkpoint does."""
+        [self._group] = self._optimizer.param_groups
         states = [self._optimizer.state[parameter] for parameter in self._parameters]
         for name, parts in self._own.items():
             for state, part in zip(states, parts, strict=True):

@@ -131,21 +131,23 @@ class LeanLearner(TorchLearner):
         module.train()
         self._bare = self.has_bare_loss() and not isinstance(module.unwrapped(), SelfSupervisedLossAPI)
         self.begin_steps()
-        for number, batch in enumerate(batches, start=1):
-            is_last = number == count
-            # RLlib's own loss computes what it reports; where nothing is, the bare one will do.
-            whole = is_last and (report or not self._bare)
-            steps += len(batch[Columns.OBS])
-            with self._logging(everything=whole):
-                losses = self.gradient_step(batch, whole)
-                if is_last:
-                    for module_id, loss in losses.items():
-                        self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
-                    # Before what follows: APPO's KL coefficient asks whether anything was trained.
-                    self._log_trained(version, steps, count, sum(len(one) for one in taken))
-                if is_last or self.after_each_step:
-                    self.after_gradient_based_update(timesteps=timesteps)
-        self.finish_steps()
+        try:
+            for number, batch in enumerate(batches, start=1):
+                is_last = number == count
+                # RLlib's own loss computes what it reports; where nothing is, the bare one will do.
+                whole = is_last and (report or not self._bare)
+                steps += len(batch[Columns.OBS])
+                with self._logging(everything=whole):
+                    losses = self.gradient_step(batch, whole)
+                    if is_last:
+                        for module_id, loss in losses.items():
+                            self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
+                        # Before what follows: APPO's KL coefficient asks whether anything was trained.
+                        self._log_trained(version, steps, count, sum(len(one) for one in taken))
+                    if is_last or self.after_each_step:
+                        self.after_gradient_based_update(timesteps=timesteps)
+        finally:
+            self.finish_steps()
         return self.metrics.reduce() if report else None
 
     def note_td_errors(self, errors: torch.Tensor) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
 from env.ahead import compile_ahead
 from env.scaler import Scaler
@@ -34,6 +33,7 @@ from trainer.environments import Lineage, settings_hash, trade_split
 from trainer.fast_path import use_fast_path
 from trainer.ray_session import start_ray
 from trainer.settings import AlgorithmSettings, DataSettings, EnvConfig, EventSettings, OutboxSettings, TrainSettings
+from trainer.threads import computing_on
 from trainer.window_store import WindowStore, store_name
 from trainer.windows import Window, cuts, open_windows, read_history
 
@@ -128,33 +128,31 @@ def train(
     compile_ahead(say)
     say(f"run {facts.run_id}: starting Ray and {runners} env runners for {job.algorithm.name}")
     live = _Live()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(train_settings.torch_threads)
-    try:
-        live.owns_ray = start_ray(train_settings.num_cpus or processes + 2, train_settings.object_store_mb)
-        live.store = WindowStore(facts.run_id, resumed_from=facts.iteration if prepared.resumed else None)
-        shared = {split: live.store.put(window) for split, window in prepared.windows.items()}
-        prepared = replace(prepared, windows=shared)
-        if should_stop():
+    with computing_on(train_settings.torch_threads):
+        try:
+            live.owns_ray = start_ray(train_settings.num_cpus or processes + 2, train_settings.object_store_mb)
+            live.store = WindowStore(facts.run_id, resumed_from=facts.iteration if prepared.resumed else None)
+            shared = {split: live.store.put(window) for split, window in prepared.windows.items()}
+            prepared = replace(prepared, windows=shared)
+            if should_stop():
+                live.status = "stopped"
+            else:
+                config = _config(job, prepared)
+                if train_settings.fast_path == "auto":
+                    say(use_fast_path(config).line)
+                live.algorithm = config.build_algo()
+                if job.resume_from is not None:
+                    live.algorithm.restore_from_path(str(job.resume_from.absolute()))
+                live.status, live.checkpoint = _iterate(job, prepared, live.algorithm, on_iteration, should_stop)
+                if live.status == "completed":
+                    _evaluate(prepared, live.algorithm, say)
+        except KeyboardInterrupt:
             live.status = "stopped"
-        else:
-            config = _config(job, prepared)
-            if train_settings.fast_path == "auto":
-                say(use_fast_path(config).line)
-            live.algorithm = config.build_algo()
-            if job.resume_from is not None:
-                live.algorithm.restore_from_path(str(job.resume_from.absolute()))
-            live.status, live.checkpoint = _iterate(job, prepared, live.algorithm, on_iteration, should_stop)
-            if live.status == "completed":
-                _evaluate(prepared, live.algorithm, say)
-    except KeyboardInterrupt:
-        live.status = "stopped"
-        live.finish_s = _IMPATIENT_FINISH_S
-        if not should_stop():
-            raise
-    finally:
-        torch.set_num_threads(threads)
-        attempt, iterations, steps = live.close()
+            live.finish_s = _IMPATIENT_FINISH_S
+            if not should_stop():
+                raise
+        finally:
+            attempt, iterations, steps = live.close()
     return TrainResult(facts.run_id, attempt, live.status, iterations, steps, live.checkpoint, time.monotonic() - begin)
 
 

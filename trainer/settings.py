@@ -59,7 +59,7 @@ class TrainSettings(BaseModel):
     )
     num_cpus: int | None = Field(None, ge=1, description="Logical CPUs that Ray may use; none: as many as it needs.")
     torch_threads: int = Field(
-        1, ge=1, description="Threads of torch in the driver, where a local learner computes; small networks want one."
+        1, ge=1, description="Threads of torch and numpy in the driver, for a local learner; small networks want one."
     )
     object_store_mb: int = Field(256, ge=80, description="Ray's shared memory for windows and samples, in MB.")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import ray
-import torch
 from lookahead_feature import next_return
 from markets import persistent, random_walk
 from paths import TEST, ground, learned
@@ -16,6 +15,7 @@ from paths import TEST, ground, learned
 from env.lookahead import check_feature
 from millrace.settings import load_settings
 from trainer.ray_session import start_ray
+from trainer.threads import computing_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -43,10 +43,8 @@ def settings():
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
     owned = start_ray(2, 128)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two that wait for each other take twenty times as long where cores are busy
-    yield
-    torch.set_num_threads(threads)
+    with computing_on(1):
+        yield
     if owned:
         ray.shutdown()
 

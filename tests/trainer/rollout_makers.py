@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from trainer.rollout import Finals, FullObservations, IndexedObservations, Observations, Rollout
+from trainer.threads import computing_on
 from trainer.transitions import Transitions
 
 SYMBOLS = ("AAA", "BBB")
@@ -121,14 +123,15 @@ class FakeRunner:
 
 
 @pytest.fixture(autouse=True)
-def quick_learners(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_learners(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small updates in a busy process.
 
-    RLlib's connectors inspect the stack when they are made, which below pytest is deep; and torch's threads wait for
-    one another.
+    RLlib's connectors inspect the stack when they are made, which below pytest is deep; and threads wait for one
+    another.
     """
     monkeypatch.setattr(inspect, "stack", partial(inspect.stack, 0))
-    torch.set_num_threads(1)
+    with computing_on(1):
+        yield
 
 
 def act(rollout: Rollout, learner: Any) -> Rollout:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from threadpoolctl import threadpool_info
 
 from schemas.errors import SettingsError
 from trainer.algorithm import build_config, known_algorithms, new_config
 from trainer.callbacks import EventCallbacks
 from trainer.settings import AlgorithmSettings, EnvConfig
+from trainer.threads import computing_on
 
 
 def settings(name: str = "DQN", **tables: Any) -> AlgorithmSettings:
@@ -115,15 +117,18 @@ def test_settings_that_contradict_each_other_are_refused_in_one_line(bench: Any)
     assert "\n" not in str(caught.value)
 
 
-def test_torch_computes_on_the_threads_of_the_setting_as_long_as_a_run_lasts(bench: Any) -> None:
+def threads() -> set[int]:
+    """Of torch's pool and of those of all BLAS that there are."""
+    blas = {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+    assert blas, "numpy has a BLAS of its own"
+    return {torch.get_num_threads(), *blas}
+
+
+def test_a_run_computes_on_the_threads_of_the_setting_as_long_as_it_lasts(bench: Any) -> None:
     bench.send_walks("AAA")
-    before, during = torch.get_num_threads(), []
-    torch.set_num_threads(3)
-    try:
-        bench.train(
-            bench.job(train={"torch_threads": 2}), should_stop=lambda: bool(during.append(torch.get_num_threads()) or 1)
-        )
-        assert set(during) == {2}
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    during: list[set[int]] = []
+    with computing_on(1):
+        bench.train(bench.job(train={"torch_threads": 2}), should_stop=lambda: bool(during.append(threads()) or 1))
+        assert during
+        assert all(one == {2} for one in during)
+        assert threads() == {1}

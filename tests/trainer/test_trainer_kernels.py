@@ -129,9 +129,11 @@ def test_adam_on_one_array_is_torchs_and_leaves_its_state() -> None:
         step(flat_steps=True)
         step(flat_steps=True)
         flat.finish()
-        # Torch goes on from there, then a checkpoint, and both are taken over.
+        # Torch goes on from there, then a checkpoint, then another rate: all are taken over.
         step(flat_steps=False)
         optimizers[0].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] *= 3.0
     states = [optimizer.state_dict()["state"] for optimizer in optimizers]
     for number, state in states[1].items():
         assert float(states[0][number]["step"]) == float(state["step"]) == 6.0
