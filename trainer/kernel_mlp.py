@@ -93,16 +93,39 @@ class Chain:
     def forward(self, inputs: Floats) -> Floats:
         """Outputs (n, out) of inputs (n, in)."""
         self._make_room(len(inputs))
-        values = inputs
-        for weights, bias, activation, room in zip(
-            self._weights, self._biases, self._activations, self._outputs, strict=True
-        ):
-            out = room[: len(inputs)]
-            np.matmul(values, weights, out=out)
-            out += bias
+        out = self._outputs[0][: len(inputs)]
+        np.matmul(inputs, self._weights[0], out=out)
+        return self._rest(out)
+
+    def products(self, parts: Floats) -> Floats:
+        """Products (k, out of the first layer) of the first m numbers of inputs, (k, m), for ``forward_shared``."""
+        # Copied: rows that overlap in memory are none that BLAS takes.
+        products: Floats = np.ascontiguousarray(parts) @ self._weights[0][: parts.shape[1]]
+        return products
+
+    def forward_shared(self, products: Floats, index: NDArray[np.int64], own: Floats) -> Floats:
+        """Outputs (n, out) of inputs of which several begin with the same numbers.
+
+        Args:
+            products: Of what they begin with, (k, …).
+            index: Which of these each has, (n,).
+            own: The rest of each, (n, in - m).
+        """
+        self._make_room(len(own))
+        out = self._outputs[0][: len(own)]
+        np.matmul(own, self._weights[0][-own.shape[1] :], out=out)
+        out += products[index]
+        return self._rest(out)
+
+    def _rest(self, values: Floats) -> Floats:
+        """What comes after the product of the first layer."""
+        for at, (bias, activation) in enumerate(zip(self._biases, self._activations, strict=True)):
+            if at:
+                out = self._outputs[at][: len(values)]
+                values = np.matmul(values, self._weights[at], out=out)
+            values += bias
             if activation is not None:
-                activation[0](out, out)
-            values = out
+                activation[0](values, values)
         return values
 
     def backward(self, inputs: Floats, slope: Floats, *, to_inputs: bool = False) -> Floats:

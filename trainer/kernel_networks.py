@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.kernel_mlp import Chain, Floats
 from trainer.rllib_private import ActorCriticLayers, QLayers
@@ -34,6 +35,14 @@ class ActorCritic:
     def values(self, observations: Floats) -> Floats:
         """Values (n,): a buffer, until the next call."""
         return self._vf.forward(self._critic.forward(observations))[:, 0]
+
+    def products(self, parts: Floats) -> Floats:
+        """As of ``Chain``, of the value function."""
+        return self._critic.products(parts)
+
+    def values_shared(self, products: Floats, index: NDArray[np.int64], own: Floats) -> Floats:
+        """Values (n,) of observations of which several begin with the same numbers, see ``Chain.forward_shared``."""
+        return self._vf.forward(self._critic.forward_shared(products, index, own))[:, 0]
 
     def backward(self, observations: Floats, to_logits: Floats, to_values: Floats) -> None:
         """Write all gradients.

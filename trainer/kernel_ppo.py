@@ -13,11 +13,12 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import nn
 
 from trainer.kernel_learner import KernelLearner
-from trainer.kernel_mlp import as_array, is_chain
+from trainer.kernel_mlp import Floats, as_array, is_chain
 from trainer.kernel_networks import ActorCritic
 from trainer.lean_learner import Batch
-from trainer.lean_ppo import LeanPPOLearner
+from trainer.lean_ppo import VALUED, LeanPPOLearner
 from trainer.rllib_private import actor_critic_layers
+from trainer.rollout import IndexedObservations
 
 
 class KernelPPOLearner(KernelLearner, LeanPPOLearner):
@@ -36,6 +37,20 @@ class KernelPPOLearner(KernelLearner, LeanPPOLearner):
     def values_of(self, observations: torch.Tensor, module: Any) -> torch.Tensor:
         """Values (n,) of observations (n, size)."""
         return torch.from_numpy(self._network.values(as_array(observations)).copy())
+
+    def _values(self, observations: Any, module: Any) -> Floats:
+        """As of the lean learner. Where many observations begin with few windows, each window is multiplied once."""
+        if not isinstance(observations, IndexedObservations):
+            return super()._values(observations, module)
+        source = self._source_of(observations.window_id)
+        rows, symbols, accounts = source.flat(observations)
+        if 2 * len(source.windows) > len(rows):
+            return super()._values(observations, module)
+        index, windows = source.numbers_of(rows, symbols), source.windows
+        products = np.concatenate([self._network.products(as_array(part)) for part in windows.split(VALUED)])
+        parts = [slice(start, start + VALUED) for start in range(0, len(rows), VALUED)]
+        values = [self._network.values_shared(products, index[part], accounts[part]).copy() for part in parts]
+        return np.concatenate(values)
 
     def gradient(self, batch: Batch) -> None:
         """Of the clipped surrogate, the clipped squared errors of the values, and the entropy.

@@ -18,8 +18,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from trainer.lean_learner import Batch, LeanLearner
 from trainer.rollout import Rollout
 
-# Values are computed for this many observations at a time: enough to be fast, few enough to stay in the cache.
-_VALUED = 1_024
+VALUED = 1_024
+"""Values are computed for this many observations at a time: enough to be fast, few enough to stay in the cache."""
 
 
 def generalized_advantages(
@@ -165,8 +165,8 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
         seen = self.gatherer([observations], "values")
         with torch.no_grad():
             parts = [
-                self.values_of(seen(np.arange(start, min(start + _VALUED, len(seen)))), module)
-                for start in range(0, len(seen), _VALUED)
+                self.values_of(seen(np.arange(start, min(start + VALUED, len(seen)))), module)
+                for start in range(0, len(seen), VALUED)
             ]
         values: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return values

@@ -59,8 +59,9 @@ class ObservationSource:
             # Ray's shared arrays are read-only, of which torch warns; nothing here writes into them.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             flat = torch.from_numpy(features.reshape(-1)).to(self.device)
-        # Row i is the window of bars i … i + W - 1, without a copy of any.
-        self._windows = torch.as_strided(flat, (max(rows - self._before, 0), self.market_size), (columns, 1))
+        self.windows = torch.as_strided(flat, (max(rows - self._before, 0), self.market_size), (columns, 1))
+        """The market's part of every observation, float32 (bars - W + 1, market_size): row i is the one of bars i to
+        i + W - 1, without a copy of any."""
 
     @classmethod
     def current(cls, env_config: Mapping[str, Any], device: str | torch.device = "cpu") -> Self:
@@ -104,6 +105,23 @@ class ObservationSource:
         Raises:
             WindowError: A place is not in this window.
         """
+        first = torch.from_numpy(self.numbers_of(rows, symbols)).to(self.device)
+        if out is None:
+            out = torch.empty((len(rows), self.market_size + accounts.shape[1]), device=self.device)
+        torch.index_select(self.windows, 0, first, out=out[:, : self.market_size])
+        out[:, self.market_size :] = torch.from_numpy(np.ascontiguousarray(accounts))
+        return out
+
+    def numbers_of(self, rows: NDArray[np.int64], symbols: NDArray[np.int16]) -> NDArray[np.int64]:
+        """Which of ``windows`` each observation begins with, int64 (n,).
+
+        Args:
+            rows: Places, int64 (n,).
+            symbols: This window's numbers of their symbols, int16 (n,).
+
+        Raises:
+            WindowError: A place is not in this window.
+        """
         found, held = self._places.find(rows, symbols)
         if not held.all():
             index = int(np.argmin(held))
@@ -112,12 +130,7 @@ class ObservationSource:
                 f"window {self.window_id}: expected bars that it holds, got place {rows[index]} of {name} (a row, of a "
                 "portfolio a time in µs); drop what left the window before gathering"
             )
-        if out is None:
-            out = torch.empty((len(rows), self.market_size + accounts.shape[1]), device=self.device)
-        first = torch.from_numpy(found - self._before).to(self.device)
-        torch.index_select(self._windows, 0, first, out=out[:, : self.market_size])
-        out[:, self.market_size :] = torch.from_numpy(np.ascontiguousarray(accounts))
-        return out
+        return found - self._before
 
     def whole(self, observations: IndexedObservations) -> torch.Tensor:
         """Observations of a rollout, flattened over its leading axes, float32 (n, size), on this source's device.

@@ -6,21 +6,29 @@ import copy
 from itertools import pairwise
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from test_trainer_lean_dqn import make as make_dqn
 from test_trainer_lean_ppo import make as make_ppo
 from torch import nn
 
+from env.market_data import MarketData
+from env.scaler import Scaler
+from env.settings import EnvSettings
 from schemas.errors import SettingsError
 from trainer.kernel_adam import FlatAdam
 from trainer.kernel_dqn import KernelDQNLearner
 from trainer.kernel_mlp import Chain, is_chain
 from trainer.kernel_ppo import KernelPPOLearner
+from trainer.observation_source import ObservationSource
+from trainer.places import places_of
+from trainer.rollout import IndexedObservations
 
 SIZES = st.integers(1, 9)
 
@@ -168,3 +176,32 @@ def test_one_encoder_may_serve_policy_and_value_function(shared: bool) -> None:
     with torch.no_grad():
         assert logits == pytest.approx(module._forward_train({"obs": seen})["action_dist_inputs"].numpy(), abs=1e-5)
         assert values == pytest.approx(module.compute_values({"obs": seen}).numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("portfolio", [False, True])
+@pytest.mark.parametrize("count", [50, 5_000])
+def test_values_of_observations_that_share_windows_are_those_of_each_alone(
+    market: MarketData, portfolio: bool, count: int
+) -> None:
+    settings = EnvSettings(window=4, portfolio=portfolio)
+    source = ObservationSource("w1", market, Scaler.fit(market), settings)
+    rng = np.random.default_rng(2)
+    size = source.market_size + 3
+    config = PPOConfig().training(use_kl_loss=False).rl_module(model_config={"fcnet_hiddens": [16]})
+    config.learners(learner_class=KernelPPOLearner)
+    space = gym.spaces.Box(-10, 10, (size,), np.float32)
+    learner: Any = config.build_learner(spaces={DEFAULT_MODULE_ID: (space, gym.spaces.Discrete(3))})
+    learner._sources["w1"] = source
+    places = places_of(market, settings)
+    symbols = rng.integers(0, len(places.names), count).astype(np.int16)
+    if portfolio:
+        times = market.on_common_clock().ts_close
+        rows = rng.choice(times[times >= places.first[0]], count)
+    else:
+        rows = places.first[symbols] + rng.integers(0, 250, count)
+    seen = IndexedObservations("w1", places.names, rows, symbols, rng.normal(size=(count, 3)).astype(np.float32))
+    assert (2 * len(source.windows) <= count) == (count == 5_000)
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    with torch.no_grad():
+        truth = module.compute_values({"obs": source.whole(seen)}).numpy()
+    assert learner._values(seen, module) == pytest.approx(truth, abs=1e-5)
