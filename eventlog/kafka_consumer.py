@@ -163,6 +163,7 @@ class KafkaLogConsumer(Consumer):
             raise self._out_of_range(error) from error
         except kafka_errors.KafkaError as error:
             raise translated(error, self._log.address, f"to group {self._group!r}") from error
+        self._remember_joining()
         for source, records in batches.items():
             if source in self._owned:
                 self._first.setdefault(source, records[0].offset)
@@ -172,6 +173,17 @@ class KafkaLogConsumer(Consumer):
         elif time.monotonic() > self._heard_at + _QUIET_S:
             self._log.check()
             self._heard_at = time.monotonic()
+
+    def _remember_joining(self) -> None:
+        """Have the client go on with a join that the end of a poll has cut off.
+
+        It does so by itself only as long as it sees a reason to join. Where that was that it got to know the topics'
+        partitions, it is gone as soon as this member, as the leader, has divided them: kafka-python 3.0.12 then never
+        takes the partitions that it was given, sends no heartbeats, and is silent for ever.
+        """
+        coordinator = self._client._coordinator
+        if coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
 
     def _take(self, max_records: int) -> list[StoredRecord]:
         records: list[StoredRecord] = []

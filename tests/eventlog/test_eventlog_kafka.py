@@ -329,6 +329,19 @@ def test_reads_that_follow_each_other_miss_and_repeat_nothing(log: KafkaLog, top
 # Groups
 
 
+def test_a_member_that_polls_for_moments_alone_still_joins(log: KafkaLog, topic: str, prefix: str) -> None:
+    # kafka-python forgets a join that outlasts the poll in which it began, if only new metadata had asked for it.
+    send(log, *numbered(topic, 8))
+    for number in range(6):
+        consumer = log.consumer(f"{prefix}-{number}", [topic])
+        until = time.monotonic() + 8.0
+        while len(consumer.assignment()) < 4 and time.monotonic() < until:
+            consumer.poll(0.002)
+        assert len(consumer.assignment()) == 4, f"group {number} has got no partitions within 8 s"
+        assert len(poll_until(consumer, 8)) == 8
+        consumer.close()
+
+
 def test_members_share_partitions_and_commit_each_record_once(broker: BrokerAddress, log: KafkaLog, topic: str) -> None:
     """Members come and go while records flow; a refused commit's records are read again by whoever owns them."""
     total, done, lock = 1_200, [], threading.Lock()
