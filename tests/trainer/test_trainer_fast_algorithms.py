@@ -27,7 +27,7 @@ from env.scaler import Scaler
 from env.settings import EnvSettings
 from trainer.environments import ENV_ID, follow_window, register
 from trainer.fast_algorithms import FastAPPO, FastDQN, FastIMPALA, FastPPO, FastSAC
-from trainer.fast_path import use_fast_path
+from trainer.fast_path import FastPath, use_fast_path
 from trainer.lean_dqn import LeanDQNLearner
 from trainer.lean_sac import LeanSACLearner
 from trainer.observation_source import ObservationSource
@@ -108,7 +108,8 @@ def make(
 
 
 def build(config: Any) -> Any:
-    assert use_fast_path(config).line.startswith("roll-out: batched; update: lean")
+    path = use_fast_path(config)
+    assert path == FastPath(None, None, path.no_kernels)
     return config.build_algo()
 
 

@@ -9,7 +9,7 @@ import pytest
 from env.scaler import Scaler
 from trainer.algorithm import build_config
 from trainer.callbacks import finish_run
-from trainer.fast_path import use_fast_path
+from trainer.fast_path import FastPath, use_fast_path
 from trainer.settings import DataSettings, EnvConfig
 from trainer.window_moves import move_window
 from trainer.window_store import WindowStore
@@ -36,7 +36,8 @@ def open_run(bench: Any, name: str, runners: int, fast: bool) -> tuple[Any, Wind
     events = bench.settings(windows=(windows[0].opened,), window_store=store.name)
     config = build_config(job.algorithm, train, test, events, 1)
     if fast:
-        assert use_fast_path(config).line.startswith("roll-out: batched; update: lean")
+        path = use_fast_path(config)
+        assert path == FastPath(None, None, path.no_kernels)
     return config.build_algo(), store, windows
 
 
