@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from gymnasium import spaces
@@ -18,10 +18,8 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from trainer.batched_runner import BatchedEnvRunner
 from trainer.environments import ENV_ID
-from trainer.lean_updates import LEAN_UPDATES
+from trainer.lean_updates import LEAN_UPDATES, Reason, first_reason
 from trainer.rllib_private import connector_settings, spaces_of
-
-Reason = str | None
 
 _EPISODE_HOOKS = ("on_episode_created", "on_episode_start", "on_episode_end", "on_sample_end")
 
@@ -76,9 +74,10 @@ def use_fast_path(config: Any) -> FastPath:
 
 def choose(config: Any) -> FastPath:
     """What ``use_fast_path`` would do to a config. It makes one foreign environment to ask for its spaces."""
-    no_batched = _first(_BATCHED, config)
-    no_lean = no_batched or _first(_LEAN, config)
-    no_kernels = no_lean or LEAN_UPDATES[config.algo_class.__name__].why_no_kernels(config)
+    ask = cache(partial(spaces_of, config))
+    no_batched = first_reason((*_BATCHED, partial(_spaces, ask=ask)), config)
+    no_lean = no_batched or first_reason(_LEAN, config)
+    no_kernels = no_lean or LEAN_UPDATES[config.algo_class.__name__].why_no_kernels(config, ask)
     return FastPath(no_batched, no_lean, no_kernels)
 
 
@@ -123,10 +122,10 @@ def _step_callbacks(config: Any) -> Reason:
     return next((f"callbacks: {name} is called at each step" for name in _hooks(config, ("on_episode_step",))), None)
 
 
-def _spaces(config: Any) -> Reason:
+def _spaces(config: Any, ask: Callable[[], tuple[Any, Any]]) -> Reason:
     if config.env == ENV_ID or config.env is None:
         return None
-    observation, action = spaces_of(config)
+    observation, action = ask()
     if not isinstance(observation, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return f"environment.observation_space is a {type(observation).__name__}"
     if not isinstance(action, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
@@ -155,13 +154,8 @@ _BATCHED: tuple[Callable[[Any], Reason], ...] = (
     _connectors,
     _episode_lists,
     _step_callbacks,
-    _spaces,
 )
 _LEAN: tuple[Callable[[Any], Reason], ...] = (_whole_episodes, _episode_callbacks, _update)
-
-
-def _first(rules: tuple[Callable[[Any], Reason], ...], config: Any) -> Reason:
-    return next((reason for rule in rules if (reason := rule(config)) is not None), None)
 
 
 def _hooks(config: Any, names: tuple[str, ...]) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from trainer.lean_ppo import LeanPPOLearner
 from trainer.lean_sac import LeanSACLearner
 from trainer.lean_vtrace import LeanAPPOLearner, LeanIMPALALearner
 from trainer.models import has_own_module
-from trainer.rllib_private import connector_settings, has_plain_steps, learner_class_setting, spaces_of
+from trainer.rllib_private import connector_settings, has_plain_steps, learner_class_setting
 
 Reason = str | None
 
@@ -57,14 +58,14 @@ class LeanAlgorithm:
         rules: list[Callable[[Any], Reason]] = [_learners, _module]
         rules += [_buffer] if self.replays else []
         rules += [_local] if self.local else []
-        return next((reason for rule in rules if (reason := rule(config)) is not None), None)
+        return first_reason(rules, config)
 
-    def why_no_kernels(self, config: Any) -> Reason:
-        """The setting for which steps are not made by hand, or None."""
+    def why_no_kernels(self, config: Any, spaces: Callable[[], tuple[Any, Any]]) -> Reason:
+        """The setting for which steps are not made by hand, or None; ``spaces`` gives one environment's when asked."""
         if self.kernel is None:
             return f"{self.algorithm.__name__.removeprefix('Fast')} has no kernels"
-        rules = (_processor, _steps, _networks, _spaces, _loss)
-        return next((reason for rule in rules if (reason := rule(config)) is not None), None)
+        rules = (_processor, _steps, _networks, partial(_spaces, spaces=spaces), _loss)
+        return first_reason(rules, config)
 
     def use(self, config: Any, *, by_hand: bool = False) -> None:
         """Set its classes, and what they make needless; the config is changed in place."""
@@ -83,6 +84,11 @@ LEAN_UPDATES: dict[str, LeanAlgorithm] = {
     "SAC": LeanAlgorithm(FastSAC, LeanSACLearner, replays=True),
 }
 """By the name of RLlib's algorithm class."""
+
+
+def first_reason(rules: Iterable[Callable[[Any], Reason]], config: Any) -> Reason:
+    """What the first rule that is against a config says; None: none is."""
+    return next((reason for rule in rules if (reason := rule(config)) is not None), None)
 
 
 def _learners(config: Any) -> Reason:
@@ -153,13 +159,13 @@ def _networks(config: Any) -> Reason:
     return None
 
 
-def _spaces(config: Any) -> Reason:
+def _spaces(config: Any, spaces: Callable[[], tuple[Any, Any]]) -> Reason:
     if config.env == ENV_ID:
         settings = EnvSettings.from_mapping(config.env_config.get("settings", {}))
         if settings.portfolio:
             return "env.portfolio is set"
         return None if settings.discrete else f"env.actions is {settings.actions}"
-    observation, action = spaces_of(config)
+    observation, action = spaces()
     if not (
         isinstance(observation, Box) and len(observation.shape) == 1 and np.issubdtype(observation.dtype, np.floating)
     ):

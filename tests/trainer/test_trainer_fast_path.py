@@ -62,7 +62,7 @@ class Lean:
     def why_not(self, config: Any) -> str | None:
         return self.reason
 
-    def why_no_kernels(self, config: Any) -> str | None:
+    def why_no_kernels(self, config: Any, spaces: Any) -> str | None:
         return self.no_kernels
 
     def use(self, config: Any, *, by_hand: bool = False) -> None:
@@ -242,6 +242,17 @@ def test_a_foreign_environment_is_asked_for_its_spaces_and_keeps_its_vectorizer(
         assert use_fast_path(config).no_batched is None
         assert config.gym_env_vectorize_mode == "sync"
     assert choose(PPOConfig().environment(WordEnv)).no_batched == "environment.observation_space is a Text"
+
+
+def test_a_foreign_environment_is_made_once_to_be_asked() -> None:
+    made: list[Any] = []
+
+    def create(context: Any) -> Any:
+        made.append(context)
+        return gym.make("CartPole-v1")
+
+    assert choose(plain_ppo().environment(create)).no_kernels is None
+    assert len(made) == 1
 
 
 class WordEnv(gym.Env[Any, Any]):
