@@ -14,9 +14,9 @@ from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorica
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from trainer.cpu_layers import use_cpu_layers
-from trainer.kernel_mlp import Chain, as_array, is_chain
-from trainer.kernel_networks import QNetwork
-from trainer.rllib_private import act_forward, policy_layers, q_layers
+from trainer.kernel_mlp import Chain, as_array, chances_of, is_chain
+from trainer.kernel_networks import QNetwork, q_network
+from trainer.rllib_private import act_forward, policy_layers
 
 Path = tuple[str, ...]
 """Where a column of the module's output is, which may be nested: ("action_logp",), ("state_out", "h")."""
@@ -66,8 +66,7 @@ class Actor:
         """The network of a policy over choices, or of their values, where its layers are such; else two None."""
         if is_chain(self._layers) and self.module.get_exploration_action_dist_cls() is TorchCategorical:
             return Chain(self._layers), None
-        values = q_layers(self.module)
-        return None, QNetwork(values) if values and all(is_chain(part) for part in values if part) else None
+        return None, q_network(self.module)
 
     def begin(self, indices: NDArray[np.int64] | list[int]) -> None:
         """New episodes: the states of these environments begin again."""
@@ -123,15 +122,13 @@ class Actor:
         That draws as ``torch.multinomial``, which looks where a chance over an exponential variable is highest.
         """
         logits = policy.forward(observations)
-        # Choice by choice: operations along the short axis of (B, choices) take several times as long.
-        logps = np.ascontiguousarray(logits.T)
-        logps -= logps.max(axis=0)
-        chances = np.exp(logps)
-        total = chances.sum(axis=0)
-        chances /= total
+        chances, logps = chances_of(logits)
         chosen = (chances / as_array(torch.empty(logits.shape).exponential_()).T).argmax(axis=0)
-        logp = logps[chosen, self._places] - np.log(total)
-        return Acted(chosen, chosen, {(Columns.ACTION_DIST_INPUTS,): logits, (Columns.ACTION_LOGP,): logp})
+        extras: dict[Path, NDArray[Any]] = {
+            (Columns.ACTION_DIST_INPUTS,): logits,
+            (Columns.ACTION_LOGP,): logps[chosen, self._places],
+        }
+        return Acted(chosen, chosen, extras)
 
     def _choose_by_value(
         self, network: QNetwork, observations: NDArray[np.float32], explore: bool, timestep: int

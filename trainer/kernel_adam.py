@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-Floats = NDArray[np.float32]
+from trainer.kernel_mlp import Floats
+from trainer.lean_adam import clip, fused_step
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -83,26 +83,12 @@ class FlatAdam:
             norm: Its norm.
             most: None: it is not clipped.
         """
-        if most and norm + 1e-6 > most:
-            self.gradient *= np.float32(most / (norm + 1e-6))
+        if most:
+            clip([self._gradient], norm, most)
         self._steps += 1
         self._made += 1
-        beta1, beta2 = self._group["betas"]
-        torch._fused_adam_(
-            [self._values],
-            [self._gradient],
-            [self._moments["exp_avg"]],
-            [self._moments["exp_avg_sq"]],
-            [],
-            [self._steps],
-            lr=self._group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=self._group["weight_decay"],
-            eps=self._group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+        averages, squares = self._moments.values()
+        fused_step(self._group, [self._values], [self._gradient], [averages], [squares], [self._steps])
 
     def finish(self) -> None:
         """Tell the optimizer how many steps were made since ``begin``."""

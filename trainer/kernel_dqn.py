@@ -10,11 +10,10 @@ from ray.rllib.core.columns import Columns
 from torch import nn
 
 from trainer.kernel_learner import KernelLearner
-from trainer.kernel_mlp import as_array, is_chain
-from trainer.kernel_networks import QNetwork
+from trainer.kernel_mlp import as_array
+from trainer.kernel_networks import QNetwork, q_network
 from trainer.lean_dqn import LeanDQNLearner
 from trainer.lean_learner import Batch
-from trainer.rllib_private import q_layers
 
 
 class KernelDQNLearner(KernelLearner, LeanDQNLearner):
@@ -25,11 +24,11 @@ class KernelDQNLearner(KernelLearner, LeanDQNLearner):
 
     def make_networks(self, module: Any) -> list[nn.Linear]:
         """The Q-network; its target is run forward alone."""
-        layers, target = q_layers(module), q_layers(module, target=True)
-        if layers is None or target is None or not all(is_chain(part) for part in (*layers, *target) if part):
+        network, target = q_network(module, self._adam.gradients_of), q_network(module, target=True)
+        if network is None or target is None:
             return []
-        self._network, self._target = QNetwork(layers, self._adam.gradients_of), QNetwork(target)
-        return self._network.linears
+        self._network, self._target = network, target
+        return network.linears
 
     def gradient(self, batch: Batch) -> None:
         """Of the Huber loss, or of the squared TD errors, weighted; double Q-learning chooses by the online network.

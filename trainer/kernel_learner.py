@@ -77,8 +77,8 @@ class KernelLearner(LeanLearner):
             self.step_on_broken(self._adam.hand_over())
             self._adam.begin()
             return losses
-        [(name, _)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
         if whole:
+            [(name, _)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
             self.log_norm(name, norm)
         self._adam.step(norm, self.config.grad_clip)
         return losses

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.kernel_mlp import Chain, Floats
-from trainer.rllib_private import ActorCriticLayers, QLayers
+from trainer.kernel_mlp import Chain, Floats, is_chain
+from trainer.rllib_private import ActorCriticLayers, QLayers, q_layers
 
 
 class ActorCritic:
@@ -99,3 +99,11 @@ class QNetwork:
         to_value /= np.float32(slope.shape[1])
         to_encoder += self._af.backward(self._encoded, slope - to_value, to_inputs=True)
         self._encoder.backward(observations, to_encoder)
+
+
+def q_network(module: Any, gradients_of: Any = None, *, target: bool = False) -> QNetwork | None:
+    """The Q-network of an RLModule, or its target network, where it is one of RLlib's that can be run; else None."""
+    layers = q_layers(module, target=target)
+    if layers is None or not all(is_chain(part) for part in layers if part):
+        return None
+    return QNetwork(layers, gradients_of)

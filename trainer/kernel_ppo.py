@@ -13,7 +13,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import nn
 
 from trainer.kernel_learner import KernelLearner
-from trainer.kernel_mlp import Floats, as_array, is_chain
+from trainer.kernel_mlp import Floats, as_array, chances_of, is_chain
 from trainer.kernel_networks import ActorCritic
 from trainer.lean_learner import Batch
 from trainer.lean_ppo import VALUED, LeanPPOLearner
@@ -64,14 +64,7 @@ class KernelPPOLearner(KernelLearner, LeanPPOLearner):
         count = len(actions)
         scale, places = np.float32(1.0 / count), np.arange(count)
         logits, values = self._network.forward(observations)
-
-        # Choice by choice: operations along the short axis of (n, choices) take several times as long.
-        logps = np.ascontiguousarray(logits.T)
-        logps -= logps.max(axis=0)
-        chances = np.exp(logps)
-        total = chances.sum(axis=0)
-        chances /= total
-        logps -= np.log(total)
+        chances, logps = chances_of(logits)
         ratio = np.exp(logps[actions, places] - as_array(batch[Columns.ACTION_LOGP]))
         plain = advantages * ratio
         least, most = np.float32(1.0 - config.clip_param), np.float32(1.0 + config.clip_param)

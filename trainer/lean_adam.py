@@ -6,6 +6,8 @@ state stays where Adam keeps it, in Adam's layout, so that checkpoints are the s
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 # Options of Adam with which the kernel would do something else.
@@ -44,23 +46,42 @@ def step(optimizer: torch.optim.Adam) -> None:
         states = [_state(optimizer, parameter) for parameter in parameters]
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1)
-        beta1, beta2 = group["betas"]
-        with torch.no_grad():
-            torch._fused_adam_(
-                parameters,
-                [parameter.grad for parameter in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+        fused_step(
+            group,
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            steps,
+        )
+
+
+def fused_step(
+    group: dict[str, Any],
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    averages: list[torch.Tensor],
+    squares: list[torch.Tensor],
+    steps: list[torch.Tensor],
+) -> None:
+    """Torch's kernel, with the settings of a group; the counts of steps include this one."""
+    beta1, beta2 = group["betas"]
+    with torch.no_grad():
+        torch._fused_adam_(
+            parameters,
+            gradients,
+            averages,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def _state(optimizer: torch.optim.Adam, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
