@@ -25,11 +25,8 @@ class Choices:
         low: Lowest of them, float64 (size,).
         high: Highest, float64 (size,).
         vector: Whether an action of one environment is an array.
-        dtype: Of actions on record.
         labels: Names of the choices.
     """
-
-    dtype = np.int64
 
     def __init__(self, settings: EnvSettings, num_envs: int | None, symbols: int | None) -> None:
         count = len(settings.targets) if settings.actions == "targets" else 3
@@ -78,7 +75,6 @@ class Boxes:
     Arguments and attributes are those of :class:`Choices`.
     """
 
-    dtype = np.float64
     labels: tuple[str, ...] = ()
 
     def __init__(self, settings: EnvSettings, num_envs: int | None, symbols: int | None) -> None:

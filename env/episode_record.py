@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from env.actions import Boxes, Choices
-from env.common_clock import CommonClock
+from env.episode_tape import EpisodeTape
 from env.ledger import Columns, Market, fill_columns, open_pnl, trade_columns
-from env.market_data import MarketData
-from env.memory import Kept
 from env.metrics import EpisodeMetrics, episode_metrics
-from env.settings import EnvSettings
 from env.starts import Reason
 
 
@@ -136,140 +132,107 @@ class EpisodeRecord:
         return self.metrics.win_rate
 
 
-class Told(NamedTuple):
-    """What an episode's record says that its numbers do not."""
-
-    symbol: str
-    symbols: tuple[str, ...]
-    base: int
-    """What makes a row in the arrays of the bars absolute."""
-    reason: Reason
-    env_seed: str | None
-
-
-def build_record(
-    bars: MarketData | CommonClock, settings: EnvSettings, kept: Kept, told: Told, actions: Choices | Boxes
-) -> EpisodeRecord:
-    """Make the record of one episode.
-
-    Args:
-        bars: What it ran on.
-        settings: Its settings.
-        kept: Its numbers.
-        told: Its names.
-        actions: How its actions are meant.
-    """
-    account, steps = kept.account, len(kept.steps)
-    start = int(account["start"])
-    rows = slice(start + 1, start + 1 + steps)
+def build_record(tape: EpisodeTape) -> EpisodeRecord:
+    """Make the record of one episode."""
+    told, steps = tape.told, len(tape.equity)
+    account: dict[str, Any] = dict(zip(tape.account.dtype.names, tape.account.item(), strict=True))
+    first = account["start"] + told.base
     # Copies: a record that someone writes into must not change the bars.
     market = Market(
         symbols=np.array(told.symbols),
-        rows=np.arange(start + 1, start + 1 + steps) + told.base,
-        decided_ts=bars.ts_close[start : start + steps],
-        ts_open=bars.ts_open[rows],
-        ts_close=bars.ts_close[rows].copy(),
+        rows=np.arange(first + 1, first + 1 + steps),
+        decided_ts=tape.ts_close[:-1],
+        ts_open=tape.ts_open,
+        ts_close=tape.ts_close[1:].copy(),
     )
-    fills, trades = fill_columns(kept, market), trade_columns(kept, market)
+    fills, trades = fill_columns(tape, market), trade_columns(tape.trades, market)
     values = np.empty(steps + 1)
-    values[0], values[1:] = settings.initial_cash, kept.steps["equity"]
-    done = (kept.actions if actions.vector else kept.actions[:, 0]).astype(actions.dtype)
-    counts = np.bincount(done.reshape(-1), minlength=len(actions.labels)).tolist() if actions.labels else ()
+    values[0], values[1:] = told.initial_cash, tape.equity
+    done = (tape.actions if told.vector else tape.actions[:, 0]).astype(np.int64 if told.labels else np.float64)
+    counts = np.bincount(done.reshape(-1), minlength=len(told.labels)).tolist() if told.labels else ()
     pnl = float(values[-1] - values[0])
-    costs = {name: float(account[name]) for name in ("fee", "slippage", "borrow", "funding", "interest")}
-    bars_per_year = settings.bars_per_year or bars.bars_per_year
-    turnover = float(account["turnover"])
-    alone = not settings.portfolio
-    held = float(kept.holdings["position"][0])
-    steps_table, positions_table = {}, {}
-    if kept.held is not None:
-        shape = (steps, len(told.symbols))
-        mark, stale = bars.mark[..., rows].T.reshape(shape).copy(), ~bars.tradable[..., rows].T.reshape(shape)
-        steps_table = _steps_table(kept, market, done, mark, stale, alone=alone)
-        if not alone:
-            positions_table = _positions_table(kept.held, market, mark, stale)
+    costs = {name: account[name] for name in ("fee", "slippage", "borrow", "funding", "interest")}
+    turnover = account["turnover"]
+    alone = not told.portfolio
+    held = float(tape.holdings["position"][0])
     return EpisodeRecord(
         symbol=told.symbol,
         symbols=told.symbols,
-        start_row=start + told.base,
-        first_ts=int(bars.ts_close[start]),
-        last_ts=int(bars.ts_close[start + steps]),
+        start_row=first,
+        first_ts=int(tape.ts_close[0]),
+        last_ts=int(tape.ts_close[-1]),
         env_seed=told.env_seed,
         steps=steps,
         terminated=told.reason == "ruin",
         truncated=told.reason in ("length", "end_of_data"),
         reason=told.reason,
-        bars_per_year=bars_per_year,
-        initial_value=settings.initial_cash,
+        bars_per_year=told.bars_per_year,
+        initial_value=told.initial_cash,
         final_value=float(values[-1]),
-        total_reward=float(account["total_reward"]),
+        total_reward=account["total_reward"],
         pnl=pnl,
         gross_pnl=pnl + costs["fee"] + costs["borrow"] + costs["funding"] - costs["interest"],
         bad_debt=max(-float(values[-1]), 0.0),
         turnover=turnover,
         open_quantity=held if alone else None,
-        open_entry_price=float(kept.holdings["cost"][0]) if alone and held else None,
-        open_pnl=open_pnl(kept, np.atleast_1d(bars.mark[..., start + steps])),
-        stale_steps=int(account["stale"]),
-        cancelled_orders=int(account["cancelled"]),
+        open_entry_price=float(tape.holdings["cost"][0]) if alone and held else None,
+        open_pnl=open_pnl(tape.holdings, tape.last_mark),
+        stale_steps=account["stale"],
+        cancelled_orders=account["cancelled"],
         actions=done,
-        action_counts=dict(zip(actions.labels, counts, strict=True)),
+        action_counts=dict(zip(told.labels, counts, strict=True)),
         equity=values,
         metrics=episode_metrics(
             values,
             side=trades["side"],
             net_pnl=trades["net_pnl"],
             bars=trades["bars"],
-            steps_in_position=int(account["exposed"]),
+            steps_in_position=account["exposed"],
             traded_notional=turnover,
             actions=done,
-            bars_per_year=bars_per_year,
+            bars_per_year=told.bars_per_year,
             **costs,
         ),
         trades=trades,
         fills=fills,
-        steps_table=steps_table,
-        positions_table=positions_table,
+        steps_table=_steps_table(tape, market, done),
+        positions_table=_positions_table(tape, market),
         **costs,
     )
 
 
-def _steps_table(
-    kept: Kept,
-    market: Market,
-    actions: NDArray[Any],
-    mark: NDArray[np.float64],
-    stale: NDArray[np.bool_],
-    *,
-    alone: bool,
-) -> Columns:
-    held: Any = kept.held
-    gross, equity = np.abs(held["position"] * mark).sum(axis=1), kept.steps["equity"].copy()
-    table: Columns = {"ts": market.ts_close, "row": market.rows, "value": equity, "reward": kept.steps["reward"].copy()}
+def _steps_table(tape: EpisodeTape, market: Market, actions: NDArray[Any]) -> Columns:
+    steps, held, mark, tradable = tape.steps, tape.held, tape.mark, tape.tradable
+    if steps is None or held is None or mark is None or tradable is None:
+        return {}
+    alone = not tape.told.portfolio
+    gross, equity = np.abs(held["position"] * mark).sum(axis=1), steps["equity"].copy()
+    table: Columns = {"ts": market.ts_close, "row": market.rows, "value": equity, "reward": steps["reward"].copy()}
     if alone:
-        table["price"] = mark[:, 0]
+        table["price"] = mark[:, 0].copy()
     if actions.ndim == 1:
         table["action"] = actions
     if alone:
         table["position"] = held["position"][:, 0].copy()
     return table | {
-        "cash": kept.steps["cash"].copy(),
+        "cash": steps["cash"].copy(),
         "exposure": np.divide(gross, equity, out=np.zeros(len(gross)), where=(gross > 0.0) & (equity != 0.0)),
         "borrow": held["borrow"].sum(axis=1),
         "funding": held["funding"].sum(axis=1),
-        "interest": kept.steps["interest"].copy(),
-        "stale": stale.any(axis=1),
+        "interest": steps["interest"].copy(),
+        "stale": ~tradable.all(axis=1),
     }
 
 
-def _positions_table(
-    held: NDArray[Any], market: Market, mark: NDArray[np.float64], stale: NDArray[np.bool_]
-) -> Columns:
+def _positions_table(tape: EpisodeTape, market: Market) -> Columns:
+    held, mark, tradable = tape.held, tape.mark, tape.tradable
+    if not tape.told.portfolio or held is None or mark is None or tradable is None:
+        return {}
     steps, symbols = held.shape
     return {
         "step": np.repeat(np.arange(steps), symbols),
         "symbol": np.tile(market.symbols, steps),
-        "price": mark.reshape(-1),
+        "price": mark.flatten(),
         "position": held["position"].flatten(),
-        "stale": stale.reshape(-1),
+        "stale": ~tradable.flatten(),
     }

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from env.episode_tape import EpisodeTape
 from env.kernel import END_OF_DATA
-from env.memory import Kept
 from env.state import KINDS
 
 Columns = dict[str, NDArray[Any]]
@@ -51,15 +51,15 @@ class Market(NamedTuple):
         return times
 
 
-def fill_columns(kept: Kept, market: Market) -> Columns:
+def fill_columns(tape: EpisodeTape, market: Market) -> Columns:
     """Return the columns of fills, which ``EpisodeRecord`` tells."""
-    fills = kept.fills
+    fills = tape.fills
     step, kind = fills["step"].astype(np.int64), fills["kind"]
     # Trades are told in the order of their ends, the open ones after them.
-    place = np.zeros(int(kept.account["opened"]), dtype=np.int64)
-    place[kept.trades["trade"]] = np.arange(len(kept.trades))
-    still_open = kept.holdings["trade"][kept.holdings["position"] != 0.0]
-    place[still_open] = len(kept.trades) + np.arange(len(still_open))
+    place = np.zeros(int(tape.account["opened"]), dtype=np.int64)
+    place[tape.trades["trade"]] = np.arange(len(tape.trades))
+    still_open = tape.holdings["trade"][tape.holdings["position"] != 0.0]
+    place[still_open] = len(tape.trades) + np.arange(len(still_open))
     return {
         "symbol": market.symbols[fills["symbol"]],
         "trade_no": place[fills["trade"]],
@@ -78,9 +78,8 @@ def fill_columns(kept: Kept, market: Market) -> Columns:
     }
 
 
-def trade_columns(kept: Kept, market: Market) -> Columns:
-    """Return the columns of closed trades, which ``EpisodeRecord`` tells."""
-    trades = kept.trades
+def trade_columns(trades: NDArray[Any], market: Market) -> Columns:
+    """Return the columns of closed trades ``TRADE`` (trades,), which ``EpisodeRecord`` tells."""
     begin, end = trades["entry_step"].astype(np.int64), trades["exit_step"].astype(np.int64)
     kind = trades["exit_kind"]
     gross, fee, borrow, funding = (trades[name].copy() for name in ("gross_pnl", "fee", "borrow", "funding"))
@@ -107,16 +106,16 @@ def trade_columns(kept: Kept, market: Market) -> Columns:
     }
 
 
-def open_pnl(kept: Kept, mark: NDArray[np.float64]) -> float:
+def open_pnl(holdings: NDArray[Any], mark: NDArray[np.float64]) -> float:
     """Return what the open trades have made so far after their costs, realised or not.
 
     Args:
-        kept: Of the episode.
+        holdings: ``HOLDING`` (S,), of the episode.
         mark: Last closes, float64 (S,).
     """
-    held = kept.holdings[kept.holdings["position"] != 0.0]
+    held = holdings[holdings["position"] != 0.0]
     if not len(held):
         return 0.0
-    price = mark[kept.holdings["position"] != 0.0]
+    price = mark[holdings["position"] != 0.0]
     pnl = held["position"] * price - held["paid"] - (held["fee"] + held["borrow"] + held["funding"])
     return float(pnl.sum())

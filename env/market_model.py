@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from env import kernel
 from env.actions import Choices, action_reader
-from env.episode_record import EpisodeRecord, Told, build_record
+from env.episode_record import EpisodeRecord, build_record
+from env.episode_tape import EpisodeTape, tape_of
 from env.market_data import MarketData
 from env.memory import Memory
 from env.observation import observation_size, part_codes
@@ -270,12 +271,19 @@ class MarketModel:
         Raises:
             InputError: No episode was begun.
         """
+        return build_record(self.episode_tape(index, env_seed))
+
+    def episode_tape(self, index: int, env_seed: str | None = None) -> EpisodeTape:
+        """Return what ``episode_record`` is made of; arguments and errors as there."""
         start = self._starts[index]
-        told = Told(
+        return tape_of(
+            self._bars,
+            self.settings,
+            self._actions,
+            self._memory.read(index),
             symbol=self._starts.name(index),
             symbols=self.data.symbols if self.settings.portfolio else (self.data.symbols[start.symbol],),
             base=self._starts.base(index),
             reason=self.reason(index),
             env_seed=env_seed,
         )
-        return build_record(self._bars, self.settings, self._memory.read(index), told, self._actions)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
+from env.episode_tape import EpisodeTape
 from env.faces import RENDER_MODES, opened, rendered
 from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
@@ -178,3 +179,11 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             InputError: Before the first reset.
         """
         return self.model.episode_record(0, self._env_seed)
+
+    def episode_tape(self) -> EpisodeTape:
+        """Return what ``episode_record`` is made of, as views that change with the next step or reset.
+
+        Raises:
+            InputError: Before the first reset.
+        """
+        return self.model.episode_tape(0, self._env_seed)

@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from env.episode_record import EpisodeRecord
+from env.episode_tape import EpisodeTape
 from env.faces import RENDER_MODES, opened, rendered
 from env.kernel import OBSERVATION_LIMIT
 from env.market_data import MarketData
@@ -168,6 +169,14 @@ class TradingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             InputError: Before the first reset.
         """
         return self.model.episode_record(index, self._env_seeds[index])
+
+    def episode_tape(self, index: int) -> EpisodeTape:
+        """Return what ``episode_record`` is made of, as views that change with the next step or reset.
+
+        Raises:
+            InputError: Before the first reset.
+        """
+        return self.model.episode_tape(index, self._env_seeds[index])
 
     def render(self) -> tuple[Any, ...] | None:
         """Return what ``TradingEnv.render`` returns, of each environment; None without a render mode.

@@ -19,11 +19,11 @@ POLICIES = ("agent", "flat", "buy_and_hold", "sma_cross", "momentum", "random")
 
 @pytest.fixture(scope="module")
 def run(new_bench: Callable[[], Any], ray_session: None) -> Any:
-    """PPO on three symbols, with the runner in this process; ``seen`` counts how often a record was made."""
+    """PPO on three symbols, with the runner in this process; ``seen`` counts how often an episode was told."""
     bench = new_bench()
     bench.send_walks(*SYMBOLS)
-    compile_ahead(lambda _: None)  # which makes records of its own, where it has anything to do
-    made = MarketModel.episode_record
+    compile_ahead(lambda _: None)  # which has records of its own, where it has anything to do
+    made = MarketModel.episode_tape
     records: list[int] = []
 
     def counted(model: MarketModel, index: int, env_seed: str | None = None) -> Any:
@@ -32,7 +32,7 @@ def run(new_bench: Callable[[], Any], ray_session: None) -> Any:
 
     env = {"portfolio": True, "actions": "weights", "leverage": 1.5, "borrow": 0.0001, "interest": 0.0001}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MarketModel, "episode_record", counted)
+        patch.setattr(MarketModel, "episode_tape", counted)
         played = bench.train(bench.job("PPO", env=env, train={"record_steps": True, "iterations": 2}))
     played.seen = records
     return played
@@ -87,7 +87,7 @@ def test_costs_of_an_episode_are_those_of_its_rows(run: Any) -> None:
         assert sum(fee for part in fills for fee in part.fee) == pytest.approx(episode.fee)
 
 
-def test_a_record_is_made_once_an_episode(run: Any) -> None:
+def test_an_episode_is_told_once(run: Any) -> None:
     assert len(run.seen) == len(run.of("episode.ended"))
 
 
