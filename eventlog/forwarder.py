@@ -2,7 +2,7 @@
 
 Run as ``python -m eventlog.forwarder --outbox DIR --log ADDRESS``, or started by ``ensure_forwarder``. A record leaves
 its outbox only after the log has acknowledged it: a kill at any moment loses nothing and may send some records again,
-with the same identity.
+with the same identity. Events that a publisher left to be made are made here, on their way.
 """
 
 from __future__ import annotations

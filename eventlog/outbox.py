@@ -17,11 +17,11 @@ from typing import NoReturn, Self
 
 from eventlog.file_lock import FileLock
 from eventlog.lives import allot_restart, claim_attempt, make_directory
-from eventlog.outbox_file import SUFFIX, Meta, Outbox, lock_path, make_records, make_report
+from eventlog.outbox_file import SUFFIX, Accepted, Meta, Outbox, Unmade, lock_path, make_records, make_report
 from schemas.errors import OutboxError, SchemaError
 from schemas.events import Envelope
 from schemas.ids import PublisherId, Role
-from schemas.payloads import PAYLOADS, Payload, Written
+from schemas.payloads import PAYLOADS, Deferred, Payload, Written
 from schemas.times import wall_now
 from schemas.topics import DEFAULT_PREFIX
 
@@ -110,12 +110,13 @@ class Publisher:
         """The identity of this process life."""
         return self._meta.publisher_id
 
-    def publish(self, *payloads: Payload | Written) -> list[Envelope]:
+    def publish(self, *payloads: Payload | Written | Deferred) -> list[Envelope]:
         """Accept the payloads as events, all or none, to be sent in this order. Does not wait for the log.
 
         Returns:
             The events as they will stand on the log, those of written payloads without them: one a payload, several
-            where a payload was too large for one record.
+            where a payload was too large for one record. Deferred ones, which the forwarder will make, are not among
+            them.
 
         Raises:
             OutboxFullError: the outbox is at its limit; nothing of this call was accepted, numbers are unchanged.
@@ -124,11 +125,12 @@ class Publisher:
             SchemaError: not one of the payloads that are known on the log; nothing was accepted.
         """
         for payload in payloads:
-            if PAYLOADS.get(payload.model.EVENT_TYPE) is not payload.model:
-                raise SchemaError(
-                    f"publisher {self.publisher_id}: expected payloads of the types {sorted(PAYLOADS)}, got "
-                    f"{payload.model.__name__}"
-                )
+            for model in payload.models if isinstance(payload, Deferred) else (payload.model,):
+                if PAYLOADS.get(model.EVENT_TYPE) is not model:
+                    raise SchemaError(
+                        f"publisher {self.publisher_id}: expected payloads of the types {sorted(PAYLOADS)}, got "
+                        f"{model.__name__}"
+                    )
         self._check_process()
         with self._mutex:
             self._check_open()
@@ -164,18 +166,25 @@ class Publisher:
             finally:
                 self._lock.release()
 
-    def _append(self, payloads: tuple[Payload | Written, ...]) -> list[Envelope]:
+    def _append(self, payloads: tuple[Payload | Written | Deferred, ...]) -> list[Envelope]:
         # Numbers come from the file each time: it alone knows what was accepted, whatever interrupted the last call.
         emitted, acknowledged = self._outbox.counts()
         now = wall_now()
-        made = make_records(self._meta, payloads, emitted, now)
-        events = [event for event, _ in made]
+        accepted: list[Accepted] = []
+        events: list[Envelope] = []
+        for payload in payloads:
+            if isinstance(payload, Deferred):
+                accepted.append(_numbered(payload, emitted, now))
+            else:
+                made = make_records(self._meta, [payload], emitted, now)
+                accepted += made
+                events += [event for event, _ in made]
         report_is_due = time.monotonic() >= self._report_due
         if report_is_due:
             report = make_report(self._meta, emitted, acknowledged, closing=False)
-            made += make_records(self._meta, [report], emitted, now)
-        if made:
-            self._outbox.append(made, self._max_bytes)
+            accepted += make_records(self._meta, [report], emitted, now)
+        if accepted:
+            self._outbox.append(accepted, self._max_bytes)
         if report_is_due:
             self._report_due = time.monotonic() + self._report_every_s
         return events
@@ -204,3 +213,10 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _numbered(deferred: Deferred, emitted: dict[str, int], wall_time: int) -> Unmade:
+    """Deferred events with their numbers, on from ``emitted`` (which is kept up)."""
+    numbers = {model.EVENT_TYPE: emitted.get(model.EVENT_TYPE, 0) + 1 for model in deferred.models}
+    emitted |= numbers
+    return Unmade(deferred.maker, deferred.value, numbers, wall_time)

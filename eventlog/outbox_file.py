@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from eventlog.event_makers import make_events
 from eventlog.log import Record
 from eventlog.sqlite_file import SqliteFile, is_full, pack_headers, unpack_headers
 from schemas.errors import OutboxError, OutboxFullError
@@ -22,14 +26,18 @@ from schemas.topics import MAX_RECORD_BYTES, TOPICS
 
 SUFFIX = ".outbox"
 
+_PAGE_BYTES = 16_384
+"""An episode takes some ten pages of SQLite's usual 4 kB, each with its checksum and its write."""
+
 _TABLES = (
+    # A record that is made, or what is to become several: maker, numbers and wall_time are of the latter alone.
     # AUTOINCREMENT: a number is not given again after its row was deleted.
-    "CREATE TABLE records (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB NOT NULL, "
-    "value BLOB NOT NULL, headers TEXT NOT NULL, event_type TEXT NOT NULL, number INTEGER NOT NULL, "
-    "part INTEGER NOT NULL, parts INTEGER NOT NULL)",
-    "CREATE TABLE refused (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, "
-    "headers TEXT NOT NULL, event_type TEXT NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL, "
-    "parts INTEGER NOT NULL, reason TEXT NOT NULL)",
+    "CREATE TABLE records (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT, key BLOB, value BLOB NOT NULL, "
+    "headers TEXT, event_type TEXT, number INTEGER, part INTEGER, parts INTEGER, maker TEXT, numbers TEXT, "
+    "wall_time INTEGER)",
+    "CREATE TABLE refused (event_type TEXT, number INTEGER, part INTEGER, parts INTEGER NOT NULL, topic TEXT NOT NULL, "
+    "key BLOB NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL, reason TEXT NOT NULL, "
+    "PRIMARY KEY (event_type, number, part)) WITHOUT ROWID",
     "CREATE TABLE counters (event_type TEXT PRIMARY KEY, emitted INTEGER NOT NULL, acknowledged INTEGER NOT NULL) "
     "WITHOUT ROWID",
     "CREATE TABLE meta (publisher_id TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, "
@@ -53,8 +61,25 @@ class Meta:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmade:
+    """Events that wait to be made, numbered already.
+
+    ``numbers``: event type to number, in the order of the events.
+    """
+
+    maker: str
+    value: bytes
+    numbers: dict[str, int]
+    wall_time: int
+
+
+Accepted = tuple[Envelope, Record] | Unmade
+"""What a publisher appends."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A record that waits in an outbox."""
+    """A record that waits in an outbox. What was unmade becomes several, of one ``seq``."""
 
     seq: int
     record: Record
@@ -76,7 +101,9 @@ class Outbox:
         """A new outbox. The caller holds its lock already, so that nobody takes it for a dead publisher's."""
         # To copy the write-ahead file back takes milliseconds, and a publish() must not: the forwarder does it. The
         # publisher does so itself only after 100 MB, when there is no forwarder.
-        file = _open(directory / f"{meta.publisher_id}{SUFFIX}", create=True, checkpoint_pages=25_000)
+        file = _open(
+            directory / f"{meta.publisher_id}{SUFFIX}", create=True, checkpoint_pages=100_000_000 // _PAGE_BYTES
+        )
         # One transaction: a killed publisher leaves a whole outbox or an empty file.
         with file.transaction() as db:
             for table in _TABLES:
@@ -94,7 +121,7 @@ class Outbox:
         Raises:
             OutboxError: it cannot be opened.
         """
-        return cls(_open(path, create=False, checkpoint_pages=1_000))
+        return cls(_open(path, create=False, checkpoint_pages=4_000_000 // _PAGE_BYTES))
 
     def meta(self) -> Meta | None:
         """Whose outbox it is. None in an empty file: its publisher is not that far yet, or was killed there."""
@@ -110,7 +137,7 @@ class Outbox:
             rows = db.execute("SELECT event_type, emitted, acknowledged FROM counters").fetchall()
         return {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
 
-    def append(self, events: Sequence[tuple[Envelope, Record]], max_bytes: int | None = None) -> None:
+    def append(self, events: Sequence[Accepted], max_bytes: int | None = None) -> None:
         """Add records, all or none.
 
         Raises:
@@ -134,22 +161,37 @@ class Outbox:
             db.execute("UPDATE meta SET closed = 1")
 
     def batch(self, max_records: int, max_bytes: int) -> list[Entry]:
-        """The records to send next, in order; at least one where there is one."""
+        """The records to send next, in order; at least one where there is one. What is unmade is made here, whole.
+
+        Args:
+            max_records: rows of the file; what is unmade is one.
+            max_bytes: limit of their values, as they lie in the file.
+
+        Raises:
+            OutboxError: the first of them cannot be made.
+        """
         entries: list[Entry] = []
         size = 0
+        meta = self.meta()
+        if meta is None:
+            return []
         with self._file.snapshot() as db:
             rows = db.execute(
-                "SELECT seq, topic, key, value, headers, event_type, number, part, parts FROM records "
-                "ORDER BY seq LIMIT ?",
+                "SELECT seq, topic, key, value, headers, event_type, number, part, parts, maker, numbers, wall_time "
+                "FROM records ORDER BY seq LIMIT ?",
                 (max_records,),
             )
-            for seq, topic, key, value, headers, event_type, number, part, parts in rows:
-                record = Record(topic, key, value, unpack_headers(headers))
-                size += record.size
-                if entries and size > max_bytes:
-                    break
-                entries.append(Entry(seq, record, event_type, number, part, parts))
-            rows.close()
+            with closing(rows):
+                for row in rows:
+                    size += len(row[3])
+                    if entries and size > max_bytes:
+                        break
+                    try:
+                        entries += _entries(meta, row)
+                    except OutboxError:
+                        if entries:
+                            break  # those before it can go
+                        raise
         return entries
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
@@ -172,14 +214,19 @@ class Outbox:
             )
 
     def refuse(self, entry: Entry, reason: str) -> None:
-        """The log will never take this record: set it aside, where it stays until a person has looked at it."""
+        """The log will never take this record: set it aside, where it stays until a person has looked at it.
+
+        It is dropped by ``acknowledge``, with its neighbours; refused again before that, it is the same row.
+        """
+        record = entry.record
         with self._file.transaction() as db:
             db.execute(
-                "INSERT INTO refused SELECT seq, topic, key, value, headers, event_type, number, part, parts, ? "
-                "FROM records WHERE seq = ?",
-                (reason, entry.seq),
+                "INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(entry.event_type, entry.number, entry.part, entry.parts),
+                    *(record.topic, record.key, record.value, pack_headers(record.headers), reason),
+                ),
             )
-            db.execute("DELETE FROM records WHERE seq = ?", (entry.seq,))
 
     def refused(self) -> int:
         """How many records the log has refused for good."""
@@ -187,7 +234,7 @@ class Outbox:
             return int(db.execute("SELECT count(*) FROM refused").fetchone()[0])
 
     def pending(self) -> int:
-        """How many records the log has not acknowledged, those that it refused included."""
+        """How many records the log has not acknowledged, those that it refused included; events unmade are one."""
         with self._file.snapshot() as db:
             return sum(
                 int(db.execute(query).fetchone()[0])
@@ -206,26 +253,16 @@ class Outbox:
         """Close the file. Safe to call twice."""
         self._file.close()
 
-    def _append(self, events: Sequence[tuple[Envelope, Record]], *, max_bytes: int | None, closing: bool) -> None:
+    def _append(self, events: Sequence[Accepted], *, max_bytes: int | None, closing: bool) -> None:
         with self._file.transaction() as db:
             db.executemany(
-                "INSERT INTO records (topic, key, value, headers, event_type, number, part, parts) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        record.topic,
-                        record.key,
-                        record.value,
-                        pack_headers(record.headers),
-                        event.event_type,
-                        event.number,
-                        event.part,
-                        event.parts,
-                    )
-                    for event, record in events
-                ],
+                "INSERT INTO records (topic, key, value, headers, event_type, number, part, parts, maker, numbers, "
+                "wall_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                map(_row, events),
             )
-            highest = {event.event_type: event.number for event, _ in events}
+            highest: dict[str, int] = {}
+            for event in events:
+                highest |= event.numbers if isinstance(event, Unmade) else {event[0].event_type: event[0].number}
             db.executemany(
                 "INSERT INTO counters VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET emitted = excluded.emitted",
                 list(highest.items()),
@@ -243,6 +280,32 @@ class Outbox:
                         f"{(pages - free) * page} with this call; see whether the log answers and the forwarder runs "
                         f"(forwarder.log beside it), or raise the limit"
                     )
+
+
+def _row(event: Accepted) -> tuple[Any, ...]:
+    """A row of table ``records``, without its ``seq``."""
+    if isinstance(event, Unmade):
+        numbers = orjson.dumps(event.numbers).decode()
+        return None, None, event.value, None, None, None, None, None, event.maker, numbers, event.wall_time
+    which, record = event
+    headers = pack_headers(record.headers)
+    number = which.event_type, which.number, which.part, which.parts
+    return record.topic, record.key, record.value, headers, *number, None, None, None
+
+
+def _entries(meta: Meta, row: tuple[Any, ...]) -> list[Entry]:
+    """The records of one row of table ``records``."""
+    seq, topic, key, value, headers, event_type, number, part, parts, maker, numbers, wall_time = row
+    if maker is None:
+        return [Entry(seq, Record(topic, key, value, unpack_headers(headers)), event_type, number, part, parts)]
+    last: dict[str, int] = orjson.loads(numbers)
+    counted = {event_type: number - 1 for event_type, number in last.items()}
+    made = make_records(meta, make_events(maker, value), counted, wall_time)
+    if list(dict.fromkeys(event.event_type for event, _ in made)) != list(last) or counted != last:
+        raise OutboxError(
+            f"event maker {maker!r}: expected events numbered {last}, as was declared, got others up to {counted}"
+        )
+    return [Entry(seq, record, event.event_type, event.number, event.part, event.parts) for event, record in made]
 
 
 def make_records(
@@ -323,5 +386,6 @@ def _open(path: Path, *, create: bool, checkpoint_pages: int) -> SqliteFile:
         error=OutboxError,
         synchronous="OFF",
         create=create,
+        page_bytes=_PAGE_BYTES,
         checkpoint_pages=checkpoint_pages,
     )

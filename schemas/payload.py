@@ -84,6 +84,22 @@ class Written:
         return self.model.model_validate_json(self.json, strict=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Events that are yet to be made: who sends them on makes them, so that a process that is in a hurry need not.
+
+    Attributes:
+        maker: Name of what makes them (``eventlog.event_makers``): a function that takes ``value`` and returns the
+            payloads, the same each time.
+        models: What they will be, in order; each at most once.
+        value: What they are made of.
+    """
+
+    maker: str
+    models: tuple[type[Payload], ...]
+    value: bytes
+
+
 @cache
 def _fields(model: type[Payload]) -> tuple[frozenset[str], dict[str, Any]]:
     """Names of all fields, and the defaults of those that have one."""

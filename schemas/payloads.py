@@ -7,7 +7,7 @@ its ``first_row`` is the number of its first row within the episode.
 from __future__ import annotations
 
 from schemas.episode_payloads import ActionsTaken, EpisodeEnded, EpisodeStarted, Fills, Positions, Steps, Trades
-from schemas.payload import Payload, Split, Written
+from schemas.payload import Deferred, Payload, Split, Written
 from schemas.run_payloads import (
     AttemptStarted,
     IterationEnded,
@@ -22,6 +22,7 @@ __all__ = [
     "PAYLOADS",
     "ActionsTaken",
     "AttemptStarted",
+    "Deferred",
     "EpisodeEnded",
     "EpisodeStarted",
     "Fills",

@@ -93,11 +93,12 @@ def test_a_call_is_accepted_as_a_whole_or_not_at_all(bench: Any, tmp_path: Path,
         publisher = bench.start_publisher(ledger, 1, 1_000_000)
         wait_until(lambda ledger=ledger: ledger.exists() and ledger.stat().st_size > 5_000, "some events")
         kill(publisher)
-    ensure_forwarder(bench.outbox, bench.address)
+    bench.start_forwarder()
     assert drain(bench.outbox, 30.0)
     counted = Counter((event.publisher_id, event.event_type) for event in bench.events())
     for publisher_id in {name for name, _ in counted}:
-        assert counted[publisher_id, "episode.started"] == counted[publisher_id, "episode.actions"] > 0
+        assert counted[publisher_id, "episode.started"] == counted[publisher_id, "positions"] > 0
+        assert counted[publisher_id, "episode.actions"] == 2 * counted[publisher_id, "positions"]
 
 
 def churn(bench: Any, tmp_path: Path, kill: Any, forwarder: str, seed: int) -> list[Path]:

@@ -79,10 +79,10 @@ def test_a_broker_that_goes_and_returns_loses_nothing(
     kafka: KafkaBench, tmp_path: Path, wait_until: Any, fault: str
 ) -> None:
     ledgers = [tmp_path / f"ledger-{worker}" for worker in (1, 2)]
-    for worker, ledger in enumerate(ledgers, 1):
+    for ledger in ledgers:
         ledger.touch()
-        kafka.start_publisher(ledger, worker, 20_000)
-    ensure_forwarder(kafka.outbox, kafka.address)
+    publishers = [kafka.start_publisher(ledger, worker, 15_000) for worker, ledger in enumerate(ledgers, 1)]
+    kafka.start_forwarder()
     wait_until(lambda: all(ledger.stat().st_size > 50_000 for ledger in ledgers), "some events")
     assert kafka.broker is not None
     if fault == "frozen":
@@ -97,7 +97,7 @@ def test_a_broker_that_goes_and_returns_loses_nothing(
         kafka.broker.stop()
         time.sleep(5)
         kafka.broker.start()
-    for process in kafka.processes:
+    for process in publishers:
         process.wait(60)
     assert drain(kafka.outbox, 60.0)
     assert kafka.problems(ledgers) == []

@@ -113,7 +113,7 @@ def test_a_disk_without_space_is_a_full_outbox(bench: Any, actions: Any) -> None
     publisher = bench.publisher()
     # SQLite's own limit on pages gives the same error as a disk that is full.
     with publisher._outbox._file.transaction() as db:
-        db.execute("PRAGMA max_page_count=30")
+        db.execute("PRAGMA max_page_count=12")
     with pytest.raises(OutboxFullError, match=r"full; free space on its disk"):
         publisher.publish(actions(publisher, rows=100_000))
     [event] = publisher.publish(actions(publisher))
