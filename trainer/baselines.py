@@ -13,9 +13,8 @@ from env.settings import EnvSettings
 from schemas.ids import PublisherId
 from schemas.payloads import Payload, Written
 from schemas.times import wall_now
-from trainer import episode_events
-from trainer.environments import ENV_ID, Lineage
-from trainer.episode_events import Beginning, EpisodeFacts, Outcome
+from trainer.environments import ENV_ID
+from trainer.episode_events import Beginning, EpisodeFacts, Lineage, recorded, started
 
 _NO_POLICY = np.zeros(0, dtype=np.int64)
 
@@ -55,10 +54,7 @@ def run_baselines(
             )
             record = play(model, policy, symbol)
             beginning = Beginning(record.symbol, record.start_row, record.initial_value)
-            outcome = Outcome(
-                record.steps, record.total_reward, record.actions, _NO_POLICY, record.terminated, record.truncated
-            )
             yield [
-                episode_events.started(facts, iteration, beginning, lineage),
-                *episode_events.ended(facts, iteration, wall_now(), outcome, record, lineage, record_steps=False),
+                started(facts, iteration, beginning, lineage),
+                *recorded(facts, iteration, wall_now(), _NO_POLICY, record, lineage, record_steps=False),
             ]

@@ -7,7 +7,8 @@ They work on any ``AlgorithmConfig`` and any gymnasium environment::
 One object lives in each process: the driver's counts attempts and iterations, a runner's its episodes. Nothing is
 sent from here: ``Publisher`` appends to an outbox on local disk, in one transaction per ``sample()``.
 
-An environment that has ``episode_record()`` (see ``env.episode_record``) also gets its trades, fills and steps.
+An environment that has ``episode_record()`` (see ``env.episode_record``) also gets its trades, fills and steps. Those
+of the market model are only copied here, and made into events by the forwarder (``trainer.deferred_episode``).
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from eventlog.forwarder_control import ensure_forwarder
 from eventlog.outbox import Publisher, claim_attempt
 from schemas.errors import OutboxError
 from schemas.ids import Role
-from schemas.payloads import AttemptStarted, IterationEnded, Payload, RunEnded, RunStarted, RunStatus, Written
+from schemas.payloads import AttemptStarted, Deferred, IterationEnded, Payload, RunEnded, RunStarted, RunStatus, Written
 from schemas.times import wall_now
-from trainer import episode_events
-from trainer.env_facts import beginning_of, lineage_of, record_of
+from trainer.deferred_episode import defer_end, defer_start
+from trainer.env_facts import beginning_of, lineage_of, record_of, tape_of
 from trainer.environments import follow_window, register
-from trainer.episode_events import EpisodeFacts
+from trainer.episode_events import EpisodeFacts, ended, recorded
 from trainer.fragments import Taken
 from trainer.rllib_private import runner_callbacks
 from trainer.rollout import Rollout
@@ -42,6 +43,9 @@ from trainer.window_store import require_store, resumed_from
 
 # Loading a checkpoint of ours imports this module: the environment must be known to RLlib from then on.
 register()
+
+
+Pending = Payload | Written | Deferred
 
 
 class EventCallbacks(RLlibCallback):
@@ -70,7 +74,7 @@ class EventCallbacks(RLlibCallback):
         self._publisher: Publisher | None = None
         self._role, self._worker_index = Role.DRIVER, 0
         self._env_name = ""
-        self._pending: list[Payload | Written] = []
+        self._pending: list[Pending] = []
         self._facts: dict[int, EpisodeFacts] = {}
         self._earlier: dict[str, Taken] = {}
         self._failure: OutboxError | None = None
@@ -95,7 +99,7 @@ class EventCallbacks(RLlibCallback):
             )
         return self._publisher
 
-    def publish(self, *payloads: Payload | Written) -> None:
+    def publish(self, *payloads: Pending) -> None:
         """Publish at once, in one transaction.
 
         Raises:
@@ -148,22 +152,24 @@ class EventCallbacks(RLlibCallback):
         )
         self._facts[env_index] = facts
         beginning = beginning_of(env, env_index, episode)
-        self._pending.append(episode_events.started(facts, self.iteration, beginning, lineage))
+        self._pending.append(defer_start(facts, self.iteration, beginning, lineage))
 
     def on_episode_end(self, *, episode: Any, env: Any, env_index: int, **kwargs: Any) -> None:
         """An episode has ended: its last fragment, and its environment, not reset yet."""
+        self._pending += self._ended(self._facts.pop(env_index), episode, env, env_index)
+
+    def _ended(self, facts: EpisodeFacts, episode: Any, env: Any, env_index: int) -> list[Pending]:
         taken = self._earlier.pop(str(episode.id_), Taken())
+        iteration, ended_at, lineage = self.iteration, wall_now(), lineage_of(env, env_index)
+        record_steps = self.settings.record_steps
+        if tape := tape_of(env, env_index):
+            versions = taken.versions(episode)
+            return [defer_end(facts, iteration, ended_at, versions, tape, lineage, record_steps=record_steps)]
+        if record := record_of(env, env_index):
+            versions = taken.versions(episode)
+            return [*recorded(facts, iteration, ended_at, versions, record, lineage, record_steps=record_steps)]
         taken.add(episode)
-        payloads = episode_events.ended(
-            self._facts.pop(env_index),
-            self.iteration,
-            wall_now(),
-            taken.outcome(episode),
-            record_of(env, env_index),
-            lineage_of(env, env_index),
-            record_steps=self.settings.record_steps,
-        )
-        self._pending.extend(payloads)
+        return [*ended(facts, iteration, ended_at, taken.outcome(episode))]
 
     def on_sample_end(self, *, samples: Any, **kwargs: Any) -> None:
         """Publish all that this ``sample()`` brought, in one transaction, and note what unfinished episodes did.

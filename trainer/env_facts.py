@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from env.episode_record import EpisodeRecord
+from env.episode_tape import EpisodeTape
 from env.settings import EnvSettings
-from trainer.environments import Lineage
-from trainer.episode_events import Beginning
+from env.trading_env import TradingEnv
+from env.vector_env import TradingVectorEnv
+from trainer.episode_events import Beginning, Lineage
 
 
 def beginning_of(env: Any, env_index: int, episode: Any) -> Beginning:
@@ -17,6 +19,16 @@ def beginning_of(env: Any, env_index: int, episode: Any) -> Beginning:
         return Beginning()
     info = episode.get_infos(0)
     return Beginning(info["symbol"], info["start_row"], settings.initial_cash)
+
+
+def tape_of(env: Any, env_index: int) -> EpisodeTape | None:
+    """What the market model left behind of its episode; None where the environment makes the record its own way."""
+    one = _sub_env(env, env_index)
+    own = getattr(type(one), "episode_record", None)
+    if own is TradingVectorEnv.episode_record:
+        tape: EpisodeTape = one.episode_tape(env_index)
+        return tape
+    return one.episode_tape() if own is TradingEnv.episode_record else None
 
 
 def record_of(env: Any, env_index: int) -> EpisodeRecord | None:

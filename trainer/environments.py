@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from env.trading_env import TradingEnv
 from env.vector_env import TradingVectorEnv
 from schemas.errors import SettingsError
 from schemas.payloads import Split
+from trainer.episode_events import Lineage
 from trainer.places import places_of
 from trainer.rllib_private import VectorContext
 from trainer.rollout import IndexedObservations
@@ -31,17 +31,6 @@ ENV_ID = "millrace/Trading-v0"
 
 # Evaluation draws from a branch of its own, so that evaluating more or less often never changes the training.
 _BRANCHES = {"train": (), "evaluation": (1,)}
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where the episodes of an environment come from. Fixed when it is made: an episode ends on its window."""
-
-    split: Split
-    window_id: str
-    data_hash: str
-    settings_hash: str
-    scaler_version: str
 
 
 class LineageTradingEnv(TradingEnv):

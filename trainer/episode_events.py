@@ -1,4 +1,4 @@
-"""From an ended episode to its events: pure, so the same code serves callbacks and baselines.
+"""From an ended episode to its events: pure, so the same code serves callbacks, baselines and the forwarder.
 
 What a record tells is written as it is (``Payload.write``): to look at each of several thousand values an episode, and
 to box it, took most of the time that events cost. The tests read it back by the strict models.
@@ -26,7 +26,17 @@ from schemas.payloads import (
     Trades,
     Written,
 )
-from trainer.environments import Lineage
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the episodes of an environment come from. Fixed when it is made: an episode ends on its window."""
+
+    split: Split
+    window_id: str
+    data_hash: str
+    settings_hash: str
+    scaler_version: str
 
 
 @dataclass(frozen=True)
@@ -79,42 +89,56 @@ def started(facts: EpisodeFacts, iteration: int, beginning: Beginning, lineage: 
     return EpisodeStarted(**vars(facts), iteration=iteration, window_id=window_id, **vars(beginning))
 
 
-def ended(
+def ended(facts: EpisodeFacts, iteration: int, ended_at: int, outcome: Outcome) -> list[Payload | Written]:
+    """The events of an ended episode of any environment: its end, and its actions."""
+    end = EpisodeEnded(
+        **_common(facts, iteration, ended_at, outcome.policy_versions),
+        terminated=outcome.terminated,
+        truncated=outcome.truncated,
+        reason="terminated" if outcome.terminated else "truncated",
+        steps=outcome.steps,
+        total_reward=outcome.total_reward,
+        action_counts=_count(outcome.actions),
+    )
+    return [end, ActionsTaken(episode_id=facts.episode_id, actions=outcome.actions.tolist())]
+
+
+def recorded(
     facts: EpisodeFacts,
     iteration: int,
     ended_at: int,
-    outcome: Outcome,
-    record: EpisodeRecord | None,
+    versions: NDArray[np.int64],
+    record: EpisodeRecord,
     lineage: Lineage | None,
     *,
     record_steps: bool,
 ) -> list[Payload | Written]:
-    """All events of an ended episode: its end, its actions, and for a trading environment trades, fills and steps."""
-    versions = outcome.policy_versions
-    common = {
+    """All events of an ended episode that has a record: its end, its actions, trades, fills and steps.
+
+    Args:
+        facts: What is known from its start.
+        iteration: In which it ended.
+        ended_at: When.
+        versions: ``weights_seq_no`` that decided each step, int64 (steps,); empty where no policy acted.
+        record: What happened.
+        lineage: Where it comes from.
+        record_steps: Whether every step is told.
+    """
+    return [
+        EpisodeEnded.write(**_common(facts, iteration, ended_at, versions), **_own_fields(record, lineage)),
+        ActionsTaken.write(episode_id=facts.episode_id, actions=record.actions),
+        *_tables(facts, iteration, versions, record, lineage, record_steps=record_steps),
+    ]
+
+
+def _common(facts: EpisodeFacts, iteration: int, ended_at: int, versions: NDArray[np.int64]) -> dict[str, Any]:
+    return {
         **vars(facts),
         "iteration": iteration,
         "ended_at": ended_at,
         "first_policy_version": int(versions[0]) if len(versions) else None,
         "last_policy_version": int(versions[-1]) if len(versions) else None,
     }
-    if record is None:
-        reason = "terminated" if outcome.terminated else "truncated"
-        end = EpisodeEnded(
-            **common,
-            terminated=outcome.terminated,
-            truncated=outcome.truncated,
-            reason=reason,
-            steps=outcome.steps,
-            total_reward=outcome.total_reward,
-            action_counts=_count(outcome.actions),
-        )
-        return [end, ActionsTaken(episode_id=facts.episode_id, actions=outcome.actions.tolist())]
-    return [
-        EpisodeEnded.write(**common, **_own_fields(record, lineage)),
-        ActionsTaken.write(episode_id=facts.episode_id, actions=record.actions),
-        *_tables(facts, iteration, versions, record, lineage, record_steps=record_steps),
-    ]
 
 
 _OWN_FIELDS = """

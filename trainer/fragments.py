@@ -25,10 +25,11 @@ class Taken:
             return
         self._total_reward += float(fragment.get_return())
         self._actions.append(np.array(fragment.get_actions()))
-        # A random policy, as in RLlib's own warm-ups, has no version.
-        if WEIGHTS_SEQ_NO in fragment.extra_model_outputs:
-            versions = np.asarray(fragment.get_extra_model_outputs(WEIGHTS_SEQ_NO))
-            self._versions.append(versions.astype(np.int64))
+        self._versions.append(_versions(fragment))
+
+    def versions(self, last: Any) -> NDArray[np.int64]:
+        """Policy versions of the whole episode, of which this is the last fragment."""
+        return np.concatenate([*self._versions, _versions(last)]) if self._versions else _versions(last)
 
     def outcome(self, last: Any) -> Outcome:
         """What RLlib knows of the episode, whose last fragment says how it ended."""
@@ -43,3 +44,11 @@ class Taken:
             terminated=bool(last.is_terminated),
             truncated=bool(last.is_truncated),
         )
+
+
+def _versions(fragment: Any) -> NDArray[np.int64]:
+    # A random policy, as in RLlib's own warm-ups, has no version.
+    if not len(fragment) or WEIGHTS_SEQ_NO not in fragment.extra_model_outputs:
+        return np.zeros(0, dtype=np.int64)
+    versions: NDArray[np.int64] = np.array(fragment.get_extra_model_outputs(WEIGHTS_SEQ_NO), dtype=np.int64)
+    return versions

@@ -29,7 +29,8 @@ from trainer.algorithm_checks import check_algorithm
 from trainer.baselines import run_baselines
 from trainer.callbacks import counted, driver_callbacks, finish_run
 from trainer.checkpoints import CheckpointFacts
-from trainer.environments import Lineage, settings_hash, trade_split
+from trainer.environments import settings_hash, trade_split
+from trainer.episode_events import Lineage
 from trainer.fast_path import use_fast_path
 from trainer.ray_session import start_ray
 from trainer.settings import AlgorithmSettings, DataSettings, EnvConfig, EventSettings, OutboxSettings, TrainSettings

@@ -12,7 +12,7 @@ from env.settings import EnvSettings
 from schemas.ids import PublisherId, Role, new_run_id
 from schemas.payloads import Written
 from trainer.baselines import run_baselines
-from trainer.environments import Lineage
+from trainer.episode_events import Lineage
 
 SETTINGS = EnvSettings(window=4, starts="whole", fee=0.001, slippage=0.0005)
 LINEAGE = Lineage(split="test", window_id="w", data_hash="d", settings_hash="s", scaler_version="v")

@@ -15,8 +15,7 @@ from eventlog.outbox_file import Meta, make_records
 from schemas.events import Headers, decode
 from schemas.ids import PublisherId
 from schemas.payloads import ActionsTaken, EpisodeEnded, Fills, Payload, Positions, Steps, Written
-from trainer.environments import Lineage
-from trainer.episode_events import EpisodeFacts, Outcome, ended
+from trainer.episode_events import EpisodeFacts, Lineage, recorded
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "env"))
 from env_kinds import KINDS, market, settings_of
@@ -47,8 +46,7 @@ def events_of(kind: str, versions: list[int]) -> tuple[Any, dict[type[Payload], 
         done = terminated or truncated
     record = env.episode_record()
     known = np.array(versions[: record.steps], dtype=np.int64)
-    outcome = Outcome(record.steps, record.total_reward, record.actions, known, False, True)
-    payloads = ended(FACTS, 2, 5, outcome, record, LINEAGE, record_steps=True)
+    payloads = recorded(FACTS, 2, 5, known, record, LINEAGE, record_steps=True)
     return record, {type_of(payload): payload for payload in payloads}
 
 

@@ -12,7 +12,8 @@ from env.bars import SymbolBars
 from env.market_data import MarketData
 from env.scaler import Scaler
 from env.settings import EnvSettings
-from trainer.environments import Lineage, LineageVectorEnv
+from trainer.environments import LineageVectorEnv
+from trainer.episode_events import Lineage
 from trainer.observation_source import ObservationSource
 from trainer.places import places_of
 

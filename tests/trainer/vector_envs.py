@@ -13,7 +13,8 @@ from ray.tune.registry import register_env
 from env.market_data import MarketData
 from env.scaler import Scaler
 from env.settings import EnvSettings
-from trainer.environments import Lineage, LineageVectorEnv, stream
+from trainer.environments import LineageVectorEnv, stream
+from trainer.episode_events import Lineage
 
 LINEAGE = Lineage("train", "w1", "hash", "settings", "scaler")
 

@@ -1,0 +1,154 @@
+"""Episodes on their way out of a training process: copied as they are, to be made into events by the forwarder.
+
+The record of an ended one, its figures and their JSON take ten times as long as the copy. What is packed here is
+unpacked on the same machine by the same version of Millrace, and holds no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from env import state
+from env.episode_record import build_record
+from env.episode_tape import EpisodeTape, Told
+from schemas.errors import OutboxError, SettingsError
+from schemas.payloads import (
+    ActionsTaken,
+    Deferred,
+    EpisodeEnded,
+    EpisodeStarted,
+    Fills,
+    Payload,
+    Positions,
+    Steps,
+    Trades,
+    Written,
+)
+from trainer.episode_events import Beginning, EpisodeFacts, Lineage, recorded, started
+
+MAKER = "episode"
+"""Name of this module in ``eventlog.event_makers``."""
+
+_STAMP = state.stamp()
+_FLOAT, _INT = np.dtype(np.float64), np.dtype(np.int64)
+_LAYOUTS: dict[str, np.dtype[Any]] = {
+    "account": state.ACCOUNT,
+    "holdings": state.HOLDING,
+    "equity": _FLOAT,
+    "actions": _FLOAT,
+    "fills": state.FILL,
+    "trades": state.TRADE,
+    "ts_close": _INT,
+    "ts_open": _INT,
+    "last_mark": _FLOAT,
+    "versions": _INT,
+}
+_LAYOUTS_OF_STEPS: dict[str, np.dtype[Any]] = {
+    "steps": state.STEP,
+    "held": state.HELD,
+    "mark": _FLOAT,
+    "tradable": np.dtype(np.bool_),  # the last one: those before it keep to eight bytes
+}
+
+
+def defer_start(facts: EpisodeFacts, iteration: int, beginning: Beginning, lineage: Lineage | None) -> Deferred:
+    """What ``trainer.episode_events.started`` takes, for the event that it makes."""
+    header = {"facts": facts, "iteration": iteration, "beginning": beginning, "lineage": lineage}
+    return Deferred(MAKER, (EpisodeStarted,), _packed(header, []))
+
+
+def defer_end(
+    facts: EpisodeFacts,
+    iteration: int,
+    ended_at: int,
+    versions: NDArray[np.int64],
+    tape: EpisodeTape,
+    lineage: Lineage | None,
+    *,
+    record_steps: bool,
+) -> Deferred:
+    """Copy an ended episode of the market model, for the events that ``trainer.episode_events.recorded`` makes.
+
+    Args:
+        facts: What is known from its start.
+        iteration: In which it ended.
+        ended_at: When.
+        versions: ``weights_seq_no`` that decided each step, int64 (steps,); empty where no policy acted.
+        tape: What it left behind.
+        lineage: Where it comes from.
+        record_steps: Whether every step is told.
+
+    Raises:
+        SettingsError: The environment does not keep the steps that are to be told.
+    """
+    if record_steps and tape.held is None:
+        raise SettingsError(
+            "record_steps: expected an environment with the setting record='steps', got one that keeps no steps; set it"
+        )
+    with_steps = record_steps and len(tape.equity) > 0
+    models: list[type[Payload]] = [EpisodeEnded, ActionsTaken]
+    models += [Trades] * bool(len(tape.trades)) + [Fills] * bool(len(tape.fills))
+    models += [Steps] * with_steps + [Positions] * (with_steps and tape.told.portfolio)
+    arrays = [versions if name == "versions" else getattr(tape, name) for name in _LAYOUTS]
+    if with_steps:
+        arrays += [getattr(tape, name) for name in _LAYOUTS_OF_STEPS]
+    header = {
+        "facts": facts,
+        "iteration": iteration,
+        "ended_at": ended_at,
+        "lineage": lineage,
+        "told": tape.told._asdict(),
+        "shapes": [array.shape for array in arrays],
+    }
+    return Deferred(MAKER, tuple(models), _packed(header, arrays))
+
+
+def _packed(header: dict[str, Any], arrays: list[NDArray[Any]]) -> bytes:
+    """The arrays, the header, and the header's length."""
+    text = orjson.dumps({"stamp": _STAMP, **header}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join([*(array.tobytes() for array in arrays), text, len(text).to_bytes(4, "little")])
+
+
+def make_events(value: bytes) -> Sequence[Payload | Written]:
+    """The events of what ``defer_start`` or ``defer_end`` has packed.
+
+    Raises:
+        OutboxError: another version of Millrace has copied it.
+    """
+    end = len(value) - 4
+    header = orjson.loads(value[end - int.from_bytes(value[end:], "little") : end])
+    if header["stamp"] != _STAMP:
+        raise OutboxError(
+            f"deferred episode: expected the market model's layouts {_STAMP}, got {header['stamp']} of another "
+            "version of Millrace; empty the outbox with that one"
+        )
+    facts, lineage = EpisodeFacts(**header["facts"]), header["lineage"]
+    common = {"facts": facts, "iteration": header["iteration"], "lineage": Lineage(**lineage) if lineage else None}
+    if "beginning" in header:
+        return [started(**common, beginning=Beginning(**header["beginning"]))]
+    arrays = _arrays(value, header["shapes"])
+    versions = arrays.pop("versions")
+    told = header["told"]
+    tape = EpisodeTape(Told(**told | {name: tuple(told[name]) for name in ("symbols", "labels")}), **arrays)
+    return recorded(
+        **common,
+        ended_at=header["ended_at"],
+        versions=versions,
+        record=build_record(tape),
+        record_steps=tape.held is not None,
+    )
+
+
+def _arrays(value: bytes, shapes: list[list[int]]) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    at = 0
+    for (name, layout), shape in zip([*_LAYOUTS.items(), *_LAYOUTS_OF_STEPS.items()], shapes, strict=False):
+        array: NDArray[Any] = np.ndarray(shape, layout, value, at)
+        arrays[name] = array if shape else array[()]
+        at += array.nbytes
+    return arrays
