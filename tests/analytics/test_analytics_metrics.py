@@ -18,7 +18,7 @@ from env.metrics import EpisodeMetrics, episode_metrics
 from env.settings import EnvSettings
 from env.trading_env import TradingEnv
 from schemas import payloads
-from trainer.episode_events import EpisodeFacts, Outcome, ended
+from trainer.episode_events import EpisodeFacts, recorded
 
 Drain = Callable[..., Any]
 
@@ -203,10 +203,7 @@ def test_sql_computes_what_the_market_model_has_recorded(kind: str, writer: Writ
         episode_id = writer.publisher.episode(0, number)
         known = EpisodeFacts(**facts | {"episode_id": episode_id, "episode_no": number})
         nobody = np.zeros(0, dtype=np.int64)
-        outcome = Outcome(
-            record.steps, record.total_reward, record.actions, nobody, record.terminated, record.truncated
-        )
-        events = ended(known, 1, WALL, outcome, record, None, record_steps=True)
+        events = recorded(known, 1, WALL, nobody, record, None, record_steps=True)
         writer.send(*(event.read() if isinstance(event, payloads.Written) else event for event in events))
         expected[episode_id] = record.metrics
         ruined_in_the_market |= record.terminated and bool(record.steps_table["exposure"][-1] != 0)
