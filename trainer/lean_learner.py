@@ -57,12 +57,16 @@ class LeanLearner(TorchLearner):
     after_each_step = False
     """Whether ``after_gradient_based_update`` follows each gradient step: RLlib's DQN makes an update of each."""
 
+    counts_each_update = False
+    """Whether what was trained on is logged at once, and not at the next report: APPO's KL coefficient asks for it."""
+
     metrics: Any
     _plain: bool
     _bare: bool
     _sources: dict[str, ObservationSource]
     _rooms: dict[str, torch.Tensor]
     _td_errors: list[torch.Tensor]
+    _trained: tuple[int, int, int]
 
     def build(self) -> None:
         """As RLlib's.
@@ -73,6 +77,7 @@ class LeanLearner(TorchLearner):
         super().build()
         self._sources, self._rooms = {}, {}
         self._td_errors = []
+        self._trained = (0, 0, 0)
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         use_cpu_layers(module)
         if module.is_stateful():
@@ -128,7 +133,8 @@ class LeanLearner(TorchLearner):
         steps = 0
         count, batches = self.minibatches(taken, **how)
         module = self.module[DEFAULT_MODULE_ID]
-        module.train()
+        if not module.training:
+            module.train()  # which goes through all parts of the module
         self._bare = self.has_bare_loss() and not isinstance(module.unwrapped(), SelfSupervisedLossAPI)
         self.begin_steps()
         try:
@@ -142,8 +148,9 @@ class LeanLearner(TorchLearner):
                     if is_last:
                         for module_id, loss in losses.items():
                             self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
-                        # Before what follows: APPO's KL coefficient asks whether anything was trained.
-                        self._log_trained(version, steps, count, sum(len(one) for one in taken))
+                        self._count_trained(steps, count, sum(len(one) for one in taken))
+                        if report or self.counts_each_update:
+                            self._log_trained(version)
                     if is_last or self.after_each_step:
                         self.after_gradient_based_update(timesteps=timesteps)
         finally:
@@ -294,9 +301,16 @@ class LeanLearner(TorchLearner):
         finally:
             self.metrics = logger
 
-    def _log_trained(self, version: int, steps: int, minibatches: int, env_steps: int) -> None:
-        """What RLlib logs after each minibatch, once."""
+    def _count_trained(self, *new: int) -> None:
+        """Module steps, minibatches and environment steps of an update."""
+        steps, minibatches, env_steps = map(sum, zip(self._trained, new, strict=True))
+        self._trained = (steps, minibatches, env_steps)
+
+    def _log_trained(self, version: int) -> None:
+        """What RLlib logs after each minibatch, once for all since the last time."""
         module, log = DEFAULT_MODULE_ID, self.metrics.log_value
+        steps, minibatches, env_steps = self._trained
+        self._trained = (0, 0, 0)
         log((module, WEIGHTS_SEQ_NO), version, window=1)
         log((module, MODULE_TRAIN_BATCH_SIZE_MEAN), steps / max(minibatches, 1), reduce="mean")
         log((module, NUM_MODULE_STEPS_TRAINED), steps, reduce="sum")

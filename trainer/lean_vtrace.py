@@ -18,6 +18,8 @@ from trainer.rollout import Observations, Rollout
 class _LeanVTraceLearner(LeanLearner):
     """One minibatch of all steps; subclasses say how often it is learned from."""
 
+    counts_each_update = True
+
     def passes(self) -> int:
         """How often a batch is learned from."""
         return 1

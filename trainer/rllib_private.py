@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -78,6 +78,8 @@ class EnvRunnerBase(SingleAgentEnvRunner):
     calls to do the work is ``collect``.
     """
 
+    metrics: Any
+
     def collect(
         self,
         *,
@@ -149,9 +151,37 @@ class EnvRunnerBase(SingleAgentEnvRunner):
             self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, episodes)
 
-    def log_episode(self, length: int, episode_return: float, seconds: float) -> None:
-        """Log an ended episode's metrics."""
-        self._log_episode_metrics(length, episode_return, seconds)
+    def log_episodes(self, ended: Iterable[tuple[int, float, float]]) -> None:
+        """Log the metrics of ended episodes: length, return and seconds of each."""
+        logger = self.metrics
+        self.metrics = _QuickLogger(logger)
+        try:
+            for length, episode_return, seconds in ended:
+                self._log_episode_metrics(length, episode_return, seconds)
+        finally:
+            self.metrics = logger
+
+
+class _QuickLogger:
+    """A metrics logger's ``log_value`` for many values under few names: each name is looked up once, not each time.
+
+    What RLlib does for one value takes 7 µs, and for an episode it logs nine.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._stats: dict[Any, Any] = {}
+
+    def log_value(self, key: Any, value: Any, **how: Any) -> None:
+        stats = self._stats.get(key)
+        if stats is None:
+            self._logger.log_value(key, value, **how)
+            self._stats[key] = self._logger._get_key(key)
+        else:
+            stats.push(value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
 
 
 # --- learners ---------------------------------------------------------------------------------------------------------

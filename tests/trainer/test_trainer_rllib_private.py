@@ -74,10 +74,24 @@ def test_the_private_parts_of_a_runner_are_what_the_batched_one_takes_them_for()
     assert runner.needs_reset
     assert runner.weights_seq_no == 0
     runner.count_samples(7, 2)
-    runner.log_episode(5, 1.5, 0.1)
+    logger = runner.metrics
+    runner.log_episodes([(5, 1.5, 0.1), (8, 2.5, 0.3)])
+    assert runner.metrics is logger
     metrics = runner.metrics.reduce()
-    counted = [metrics[name].peek() for name in ("num_env_steps_sampled_lifetime", "num_episodes", "episode_len_mean")]
-    assert counted == [7, 2, 5]
+    counted = {name: metrics[name].peek() for name in ("num_env_steps_sampled_lifetime", "num_episodes")}
+    assert counted == {"num_env_steps_sampled_lifetime": 7, "num_episodes": 2}
+    of_episodes = {
+        "episode_len_mean": 6.5,
+        "episode_len_min": 5,
+        "episode_len_max": 8,
+        "episode_return_mean": 2.0,
+        "episode_return_min": 1.5,
+        "episode_return_max": 2.5,
+        "episode_duration_sec_mean": 0.2,
+    }
+    assert {name: metrics[name].peek() for name in of_episodes} == pytest.approx(of_episodes)
+    assert metrics["agent_episode_return_mean"]["default_agent"].peek() == 2.0
+    assert metrics["module_episode_return_mean"]["default_policy"].peek() == 2.0
     runner.sample(num_timesteps=3)
     assert not runner.needs_reset
     runner.make_env()
