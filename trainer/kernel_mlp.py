@@ -97,6 +97,10 @@ class Chain:
         np.matmul(inputs, self._weights[0], out=out)
         return self._rest(out)
 
+    def last(self, count: int) -> Floats:
+        """Outputs (count, out) of the first inputs of the last forward pass."""
+        return self._outputs[-1][:count]
+
     def products(self, parts: Floats) -> Floats:
         """Products (k, out of the first layer) of the first m numbers of inputs, (k, m), for ``forward_shared``."""
         # Copied: rows that overlap in memory are none that BLAS takes.

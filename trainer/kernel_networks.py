@@ -26,10 +26,15 @@ class ActorCritic:
         chains = [self._actor, self._pi, self._vf, *([] if self._shared else [self._critic])]
         self.linears = [linear for chain in chains for linear in chain.linears]
 
-    def forward(self, observations: Floats) -> tuple[Floats, Floats]:
-        """Logits (n, choices) and values (n,): buffers, until the next call."""
-        self._acted = self._actor.forward(observations)
-        self._judged = self._acted if self._shared else self._critic.forward(observations)
+    def forward(self, observations: Floats, *, judged: bool = False) -> tuple[Floats, Floats]:
+        """Logits (n, choices) and values (n,): buffers, until the next call.
+
+        Args:
+            observations: float32 (n, size).
+            judged: They are the first ones of the last call of ``values``, and the parameters are as they were.
+        """
+        self._judged = self._critic.last(len(observations)) if judged else self._critic.forward(observations)
+        self._acted = self._judged if self._shared else self._actor.forward(observations)
         return self._pi.forward(self._acted), self._vf.forward(self._judged)[:, 0]
 
     def values(self, observations: Floats) -> Floats:

@@ -46,6 +46,7 @@ class KernelPPOLearner(KernelLearner, LeanPPOLearner):
         rows, symbols, accounts = source.flat(observations)
         if 2 * len(source.windows) > len(rows):
             return super()._values(observations, module)
+        self._seen = None
         index, windows = source.numbers_of(rows, symbols), source.windows
         products = np.concatenate([self._network.products(as_array(part)) for part in windows.split(VALUED)])
         parts = [slice(start, start + VALUED) for start in range(0, len(rows), VALUED)]
@@ -63,7 +64,7 @@ class KernelPPOLearner(KernelLearner, LeanPPOLearner):
         advantages = as_array(batch[Postprocessing.ADVANTAGES])
         count = len(actions)
         scale, places = np.float32(1.0 / count), np.arange(count)
-        logits, values = self._network.forward(observations)
+        logits, values = self._network.forward(observations, judged=batch[Columns.OBS] is self._judged)
         chances, logps = chances_of(logits)
         ratio = np.exp(logps[actions, places] - as_array(batch[Columns.ACTION_LOGP]))
         plain = advantages * ratio

@@ -66,9 +66,15 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
     step that its connector appends to each piece of an episode.
     """
 
+    _seen: torch.Tensor | None
+    """Observations of the last ``_values``, where they were few enough to be made at once."""
+    _judged: torch.Tensor | None
+    """The minibatch whose values have been computed last, with the parameters as they are, if there is one."""
+
     def build(self) -> None:
         """As RLlib's."""
         super().build()
+        self._seen = self._judged = None
         self._shuffles = np.random.default_rng(self.config.seed)
 
     def minibatches(
@@ -96,6 +102,13 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
         spread = advantages.std(correction=0).clamp(min=1e-4)
         own[Postprocessing.ADVANTAGES] = ((advantages - advantages.mean()) / spread).float()
         own[Postprocessing.VALUE_TARGETS] = own[Postprocessing.VALUE_TARGETS].float()
+        alone = len(taken) == 1 and taken[0].valid is None
+        if alone and self._seen is not None and count == 1 and size == len(advantages) and not shuffled:
+            # The observations are there, and begin with the steps'.
+            self._judged = self._seen[:size]
+            yield {Columns.OBS: self._judged, **own}
+            self._judged = None
+            return
         seen = self.gatherer([rollout.observations.at(_steps_of(rollout)) for rollout in taken], Columns.OBS)
         for index in self._indices(len(seen), count, size, shuffled):
             picked = torch.from_numpy(index).to(self.device)
@@ -136,11 +149,11 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
     def _steps(self, rollout: Rollout, module: Any) -> Batch:
         """Columns (n, …) of a rollout's steps, advantages not yet standardised."""
         shape = rollout.rewards.shape
+        finals = rollout.finals
+        values_of_finals = self._values(finals.observations, module) if len(finals) else np.zeros(0, np.float32)
         values = self._values(rollout.observations, module).reshape(shape[0] + 1, shape[1])
         next_values = values[1:].copy()
-        if len(rollout.finals):
-            finals = rollout.finals
-            next_values[finals.steps, finals.envs] = self._values(finals.observations, module)
+        next_values[finals.steps, finals.envs] = values_of_finals
         advantages = generalized_advantages(
             rollout.rewards,
             values[:-1],
@@ -163,11 +176,13 @@ class LeanPPOLearner(LeanLearner, PPOTorchLearner):
     def _values(self, observations: Any, module: Any) -> NDArray[np.float32]:
         """Values (n,) of observations (…)."""
         seen = self.gatherer([observations], "values")
+        parts = []
         with torch.no_grad():
-            parts = [
-                self.values_of(seen(np.arange(start, min(start + VALUED, len(seen)))), module)
-                for start in range(0, len(seen), VALUED)
-            ]
+            for start in range(0, len(seen), VALUED):
+                self._seen = seen(np.arange(start, min(start + VALUED, len(seen))))
+                parts.append(self.values_of(self._seen, module))
+        if len(parts) > 1:
+            self._seen = None
         values: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return values
 

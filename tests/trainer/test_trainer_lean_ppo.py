@@ -19,6 +19,7 @@ from ray.rllib.utils.postprocessing.value_predictions import compute_value_targe
 from rollout_makers import FakeRunner, act, as_episodes, largest_difference, parameters, quick_learners
 
 from schemas.errors import InputError, SettingsError
+from trainer.kernel_mlp import Chain
 from trainer.kernel_ppo import KernelPPOLearner
 from trainer.lean_ppo import LeanPPOLearner, generalized_advantages
 
@@ -92,14 +93,16 @@ SHARED: dict[str, Any] = {"model": {"vf_share_layers": True, "fcnet_activation":
         (KernelPPOLearner, A2C, False),
     ],
 )
-def test_updates_are_those_of_rllib(kind: type, training: dict[str, Any], continuous: bool) -> None:
+@pytest.mark.parametrize("seeds", [(1, 2), (1,)])
+def test_updates_are_those_of_rllib(
+    kind: type, training: dict[str, Any], continuous: bool, seeds: tuple[int, ...]
+) -> None:
     ours, theirs = (make(learner, continuous, **training) for learner in (kind, Oracle))
     ours.set_state(theirs.get_state())
     assert largest_difference(ours, theirs) == 0.0
     start = parameters(theirs)
     runners = [
-        FakeRunner(4, seed, full=True, size=SIZE, continuous=continuous, actions=2 + (not continuous))
-        for seed in (1, 2)
+        FakeRunner(4, seed, full=True, size=SIZE, continuous=continuous, actions=2 + (not continuous)) for seed in seeds
     ]
     for update in range(4):
         rollouts = [act(runner.sample(20), theirs) for runner in runners]
@@ -120,7 +123,7 @@ def test_updates_are_those_of_rllib(kind: type, training: dict[str, Any], contin
             assert float(our) == pytest.approx(float(their), abs=1e-5, rel=1e-5), name
         assert largest_difference(ours, theirs) < 1e-5
     assert max(np.abs(value - start[name]).max() for name, value in parameters(ours).items()) > 1e-3
-    assert ours_results[ALL_MODULES]["num_env_steps_trained"].peek() == 160
+    assert ours_results[ALL_MODULES]["num_env_steps_trained"].peek() == 80 * len(seeds)
 
 
 def test_minibatches_of_several_epochs_visit_each_step_once_an_epoch() -> None:
@@ -217,6 +220,44 @@ def test_rows_that_are_no_steps_are_not_learned_from() -> None:
     object.__setattr__(rollout, "valid", valid)
     [batch] = learner.minibatches([rollout])[1]
     assert {len(column) for column in batch.values()} == {29}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_the_critic_has_just_seen_is_not_computed_again(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"vf_share_layers": shared}
+    rollouts = [act(FakeRunner(4, 1, full=True, size=SIZE).sample(20), make(LeanPPOLearner)) for _ in range(2)]
+    seen: list[list[int]] = []
+    forward = Chain.forward
+
+    def counted(chain: Chain, inputs: Any) -> Any:
+        if inputs.shape[1] == SIZE:
+            seen[-1].append(len(inputs))
+        return forward(chain, inputs)
+
+    monkeypatch.setattr(Chain, "forward", counted)
+    learners = []
+    for most in (1_024, 10):
+        monkeypatch.setattr("trainer.lean_ppo.VALUED", most)
+        learners.append(make(KernelPPOLearner, model=model, **A2C))
+        for rollout in rollouts:
+            seen.append([])
+            learn(learners[-1], [rollout])
+    assert largest_difference(*learners) < 1e-6
+    # 20 steps of 4 environments, and what the last one led to; then the policy alone, where it is not the critic's.
+    assert [rows for rows in seen[0] if rows >= 80] == ([84] if shared else [84, 80])
+    assert [rows for rows in seen[3] if rows >= 80] == ([80] if shared else [80, 80])
+
+
+def test_counts_of_updates_without_a_report_are_in_the_next_one() -> None:
+    learner, runner = make(LeanPPOLearner), FakeRunner(4, full=True, size=SIZE)
+    assert learn(learner, [act(runner.sample(20), learner)], report=False) is None
+    results = learn(learner, [act(runner.sample(10), learner)])
+    for name in ("num_module_steps_trained", "num_module_steps_trained_lifetime"):
+        assert results[DEFAULT_MODULE_ID][name].peek() == 120, name
+    assert results[ALL_MODULES]["num_env_steps_trained"].peek() == 120
+    assert results[DEFAULT_MODULE_ID]["module_train_batch_size_mean"].peek() == 60
+    again = learn(learner, [act(runner.sample(10), learner)])
+    assert again[DEFAULT_MODULE_ID]["num_module_steps_trained"].peek() == 40
 
 
 @pytest.mark.parametrize("kind", [LeanPPOLearner, KernelPPOLearner])
