@@ -71,7 +71,7 @@ class EpisodeTape(NamedTuple):
     """Whether there was a bar, (steps, S)."""
 
 
-def tape_of(
+def build_tape(
     bars: MarketData | CommonClock,
     settings: EnvSettings,
     actions: Choices | Boxes,
@@ -83,7 +83,7 @@ def tape_of(
     reason: Reason,
     env_seed: str | None,
 ) -> EpisodeTape:
-    """Bring together what one episode leaves behind.
+    """Bring together what one episode leaves behind: views.
 
     Args:
         bars: What it ran on.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from env import kernel
 from env.actions import Choices, action_reader
 from env.episode_record import EpisodeRecord, build_record
-from env.episode_tape import EpisodeTape, tape_of
+from env.episode_tape import EpisodeTape, build_tape
 from env.market_data import MarketData
 from env.memory import Memory
 from env.observation import observation_size, part_codes
@@ -276,7 +276,7 @@ class MarketModel:
     def episode_tape(self, index: int, env_seed: str | None = None) -> EpisodeTape:
         """Return what ``episode_record`` is made of; arguments and errors as there."""
         start = self._starts[index]
-        return tape_of(
+        return build_tape(
             self._bars,
             self.settings,
             self._actions,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +145,18 @@ def test_only_listed_makers_are_imported_and_only_known_events_accepted(bench: A
         with pytest.raises(SchemaError, match="Unknown"):
             publisher.publish(Deferred("test", (ActionsTaken, Unknown), b"{}"))
         assert [event.number for event in publisher.publish(*episode(publisher, 0))] == [1, 1], "no number was lost"
+
+
+def test_an_outbox_of_another_version_is_said_to_be_one_and_left_as_it_is(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.make_log()
+    with bench.publisher() as publisher:
+        publisher.publish(*episode(publisher, 0))
+    path = bench.outbox / f"{publisher.publisher_id}.outbox"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE records DROP COLUMN maker")
+    forward_all(bench)
+    assert "no such column: maker; expected a file of this version of Millrace" in caplog.text
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM records").fetchone() == (2,)
