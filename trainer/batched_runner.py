@@ -201,8 +201,7 @@ class BatchedEnvRunner(EnvRunnerBase):
     def _create(self, env: int) -> None:
         id_ = self._log.name(env)
         if self._as_rollout:
-            none = np.zeros(0)
-            self._young[env] = EpisodeSummary(id_, none, none, none.astype(np.int64))
+            self._young[env] = EpisodeSummary(id_)
         else:
             self._young[env] = SingleAgentEpisode(
                 id_,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from trainer.recorder import Recorder
-from trainer.rollout import EpisodeSummary, Rollout
+from trainer.rollout import EpisodeSummary, Rollout, Stretch
 
 
 class _Block(NamedTuple):
@@ -85,19 +85,15 @@ class EpisodeLog:
             first_step: Row of the recorder's first step.
         """
         start = int(self.started[env])
-        parts: dict[str, list[NDArray[Any]]] = {"actions": [], "rewards": [], WEIGHTS_SEQ_NO: []}
-        for block in self._past:
-            rows = slice(max(start - block.first_step, 0), None)
-            rewards = block.rewards[rows, env]
-            parts["actions"].append(block.actions[rows, env])
-            parts["rewards"].append(rewards)
-            parts[WEIGHTS_SEQ_NO].append(np.full(len(rewards), block.weights_seq_no, dtype=np.int64))
-        rows = slice(max(start - first_step, 0), recorder.steps + 1)
-        terminated, truncated = recorder.ends(env)
-        for name in ("actions", "rewards"):
-            parts[name].append(recorder.column(name, env, rows.start, rows.stop))
-        parts[WEIGHTS_SEQ_NO].append(recorder.versions(rows.start, rows.stop))
-        whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-        return EpisodeSummary(
-            self.ids[env], whole["actions"], whole["rewards"], whole[WEIGHTS_SEQ_NO], terminated, truncated
-        )
+        past, last = tuple(self._past), recorder.stretch(env, max(start - first_step, 0), recorder.steps + 1)
+        length = first_step + recorder.steps + 1 - start
+        return EpisodeSummary(self.ids[env], length, lambda: _stretches(past, env, start, last), *recorder.ends(env))
+
+
+def _stretches(past: Sequence[_Block], env: int, start: int, last: Stretch) -> list[Stretch]:
+    """An environment's steps in the blocks from a row on, and the last ones."""
+    found = []
+    for block in past:
+        rows = slice(max(start - block.first_step, 0), None)
+        found.append(Stretch(block.actions[rows, env], block.rewards[rows, env], block.weights_seq_no))
+    return [*found, last]

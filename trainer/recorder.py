@@ -13,7 +13,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from trainer.actor import Acted, Path
-from trainer.rollout import Finals, FullObservations, Observations, Rollout
+from trainer.rollout import Finals, FullObservations, Observations, Rollout, Stretch
 
 _REWARD_SPACE = gym.spaces.Box(-np.inf, np.inf, (), np.float32)
 
@@ -133,19 +133,15 @@ class Recorder:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def column(self, name: str, env: int, start: int, stop: int) -> NDArray[Any]:
-        """One environment's rows ``start`` to ``stop`` of a column, a copy."""
-        rows = slice(self._lookback + start, self._lookback + stop)
-        return self._columns[name][rows, env].copy()
+    def stretch(self, env: int, start: int, stop: int) -> Stretch:
+        """One environment's rows ``start`` to ``stop``."""
+        rows, columns = slice(self._lookback + start, self._lookback + stop), self._columns
+        return Stretch(columns["actions"][rows, env], columns["rewards"][rows, env], columns[WEIGHTS_SEQ_NO][rows])
 
     def ends(self, env: int) -> tuple[bool, bool]:
         """Whether the step that was written last has terminated or truncated an environment's episode."""
         row = self._lookback + self.steps
         return bool(self._columns["terminateds"][row, env]), bool(self._columns["truncateds"][row, env])
-
-    def versions(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Versions of the weights that decided rows ``start`` to ``stop``."""
-        return self._columns[WEIGHTS_SEQ_NO][self._lookback + start : self._lookback + stop].copy()
 
     def episode(
         self,

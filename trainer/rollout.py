@@ -6,10 +6,11 @@ so do callbacks whose episode hooks are content with an ``EpisodeSummary``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,14 +181,26 @@ class Rollout:
         )
 
 
+class Stretch(NamedTuple):
+    """Steps of an episode, as views of what a runner has written down."""
+
+    actions: NDArray[Any]
+    """(l, …)."""
+    rewards: NDArray[np.floating[Any]]
+    """(l,)."""
+    versions: NDArray[np.int64] | int
+    """``weights_seq_no`` that decided each, (l,), or all of them."""
+
+
 class EpisodeSummary:
     """An episode from its start, for callbacks: what a ``SingleAgentEpisode`` tells, without its observations.
 
+    Its arrays are made when they are asked for: many callbacks ask for none of them.
+
     Args:
         id_: Name of the episode.
-        actions: One entry a step, (L, …); empty while it runs.
-        rewards: As the learner sees them, float (L,).
-        policy_versions: ``weights_seq_no`` that decided each step, int64 (L,).
+        length: Steps; 0 while it runs.
+        stretches: Gives them all in order, one entry each, rewards as the learner sees them.
         terminated: Whether it ended by termination.
         truncated: Whether it was truncated.
     """
@@ -195,21 +208,30 @@ class EpisodeSummary:
     def __init__(
         self,
         id_: str,
-        actions: NDArray[Any],
-        rewards: NDArray[np.floating[Any]],
-        policy_versions: NDArray[np.int64],
+        length: int = 0,
+        stretches: Callable[[], Sequence[Stretch]] = tuple,
         terminated: bool = False,
         truncated: bool = False,
     ) -> None:
         self.id_ = id_
+        self._length, self._made = length, stretches
         self.is_terminated, self.is_truncated = terminated, truncated
-        self.extra_model_outputs = {WEIGHTS_SEQ_NO: policy_versions}
         self.infos: dict[str, Any] = {}
         """What the reset told; of a running episode only."""
-        self._actions, self._rewards = actions, rewards
+
+    @cached_property
+    def _stretches(self) -> Sequence[Stretch]:
+        return self._made()
+
+    @cached_property
+    def extra_model_outputs(self) -> dict[str, NDArray[np.int64]]:
+        """Outputs of the module, one entry a step: the policy versions alone."""
+        none = np.zeros(0, dtype=np.int64)
+        versions = [np.broadcast_to(one.versions, len(one.rewards)) for one in self._stretches]
+        return {WEIGHTS_SEQ_NO: np.concatenate([none, *versions])}
 
     def __len__(self) -> int:
-        return len(self._rewards)
+        return self._length
 
     @property
     def is_done(self) -> bool:
@@ -218,11 +240,11 @@ class EpisodeSummary:
 
     def get_actions(self) -> NDArray[Any]:
         """Actions, (L, …)."""
-        return self._actions
+        return np.concatenate([one.actions for one in self._stretches]) if self._stretches else np.zeros(0)
 
     def get_return(self) -> float:
         """Sum of the rewards."""
-        return float(np.sum(self._rewards, dtype=np.float64))
+        return float(sum(np.sum(one.rewards, dtype=np.float64) for one in self._stretches))
 
     def get_infos(self, index: int) -> dict[str, Any]:
         """The info at a step: only the reset's is kept, index 0.
