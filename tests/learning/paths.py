@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from markets import Market
 from ray.rllib.core.columns import Columns
+from ray.rllib.utils.spaces.space_utils import unsquash_action
 
 from env.bars import SymbolBars
 from env.market_data import MarketData
@@ -108,8 +110,13 @@ def tested(ground: Ground, module: Any) -> float:
     while running.any():
         with torch.no_grad():
             out = module.forward_inference({Columns.OBS: torch.from_numpy(seen)})
-        actions = out.get(Columns.ACTIONS, out.get(Columns.ACTION_DIST_INPUTS))
-        chosen = actions.numpy() if actions.ndim == 1 else actions.argmax(-1).numpy()
+        if Columns.ACTIONS in out:
+            chosen = out[Columns.ACTIONS].numpy()
+        else:
+            likely = module.get_inference_action_dist_cls().from_logits(out[Columns.ACTION_DIST_INPUTS])
+            chosen = likely.to_deterministic().sample().numpy()
+        if isinstance(env.single_action_space, gym.spaces.Box):
+            chosen = unsquash_action(chosen, env.single_action_space)
         seen, rewards, terminated, truncated, _ = env.step(chosen)
         total += float(rewards[running].sum()) / settings.reward_scale
         running &= ~(terminated | truncated)

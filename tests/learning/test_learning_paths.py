@@ -77,17 +77,21 @@ def test_a_feature_that_looks_ahead_is_caught_and_forced_through_has_an_impossib
     assert log_return > 10.0 * luck(walk)
 
 
-@pytest.mark.parametrize("name", ["A2C", "DQN", "PPO", "SAC"])
-def test_the_fast_path_learns_as_stock_does(name, settings):
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [("A2C", "targets"), ("DQN", "targets"), ("PPO", "targets"), ("SAC", "targets"), ("SAC", "weights")],
+)
+def test_the_fast_path_learns_as_stock_does(name, actions, settings):
     # RLlib's runner knows of steps once an iteration, so that a schedule of exploration lags behind there: without one
     # both explore alike.
     tables = TABLES | ({"training": {"epsilon": 0.1}} if name == "DQN" else {})
-    with ground(persistent(SEED), settings, f"parity-{name}") as market:
+    settings = settings.model_copy(update={"actions": actions})
+    with ground(persistent(SEED), settings, f"parity-{name}-{actions}") as market:
         stock, fast = (
             np.array([learned(market, name, COMPARED[name], seed, fast=fast, tables=tables) for seed in range(SEEDS)])
             for fast in (False, True)
         )
-    print(name, stock, fast)
+    print(name, actions, stock, fast)
     # Of the mean return in training and of the share of the optimum: where the mean of as many further runs of stock
     # would lie.
     around = STUDENT * np.std(stock, axis=0, ddof=1) * (2 / SEEDS) ** 0.5
