@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,28 +169,31 @@ class Outbox:
         Raises:
             OutboxError: the first of them cannot be made.
         """
-        entries: list[Entry] = []
-        size = 0
         meta = self.meta()
         if meta is None:
             return []
+        rows: list[tuple[Any, ...]] = []
+        size = 0
         with self._file.snapshot() as db:
-            rows = db.execute(
+            found = db.execute(
                 "SELECT seq, topic, key, value, headers, event_type, number, part, parts, maker, numbers, wall_time "
                 "FROM records ORDER BY seq LIMIT ?",
                 (max_records,),
             )
-            with closing(rows):
-                for row in rows:
-                    size += len(row[3])
-                    if entries and size > max_bytes:
-                        break
-                    try:
-                        entries += _entries(meta, row)
-                    except OutboxError:
-                        if entries:
-                            break  # those before it can go
-                        raise
+            for row in found:
+                size += len(row[3])
+                if rows and size > max_bytes:
+                    break
+                rows.append(row)
+            found.close()
+        entries: list[Entry] = []
+        for row in rows:
+            try:
+                entries += _entries(meta, row)
+            except OutboxError:
+                if entries:
+                    break  # those before it can go
+                raise
         return entries
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
