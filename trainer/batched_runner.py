@@ -47,9 +47,7 @@ class BatchedEnvRunner(EnvRunnerBase):
         self._row = 0  # Steps of this runner's life; one more at every reset of all, so that nothing joins across it.
         self._actor: Actor | None = None
         self._recorder: Recorder | None = None
-        # What metrics are still to be logged of: once a report, not once a sample.
         self._ended: list[Ended] = []
-        self._uncounted = (0, 0)
         self._done: list[SingleAgentEpisode] = []
         self._chunks: dict[str, list[SingleAgentEpisode]] = {}
         self._young: dict[int, Any] = {}
@@ -75,8 +73,6 @@ class BatchedEnvRunner(EnvRunnerBase):
         """Metrics since the last call, those of ended episodes included."""
         self.log_episodes(self._ended)
         self._ended.clear()
-        self.count_samples(*self._uncounted)
-        self._uncounted = (0, 0)
         return super().get_metrics()
 
     def collect(
@@ -115,8 +111,7 @@ class BatchedEnvRunner(EnvRunnerBase):
         if forwards:
             self.metrics.log_value(RLMODULE_INFERENCE_TIMER, acting / forwards)
             self.metrics.log_value(ENV_STEP_TIMER, stepping / forwards)
-        counted = self._uncounted
-        self._uncounted = (counted[0] + steps, counted[1] + self._done_count)
+        self.count_samples(steps, self._done_count)
         return self._samples(recorder)
 
     # -- steps --------------------------------------------------------------------------------------------------------
