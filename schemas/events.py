@@ -38,7 +38,7 @@ class Envelope(BaseModel):
     part: int = Field(default=1, ge=1)
     parts: int = Field(default=1, ge=1)
     rows: int = Field(default=0, ge=0, description="Rows in this part, of a columnar payload")
-    wall_time: int = Field(description="Stamped once, when the event was made; UTC microseconds")
+    wall_time: int = Field(description="Stamped once, when the event was accepted by the outbox; UTC microseconds")
 
     @property
     def event_id(self) -> str:
