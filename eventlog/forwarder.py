@@ -102,12 +102,12 @@ class Forwarder:
 
     def forward(self, outbox: Outbox, entries: Sequence[Entry]) -> None:
         """Send the entries and, once the log has them, drop them from the outbox."""
-        self.send(outbox, entries)
-        outbox.acknowledge(entries)
+        outbox.acknowledge(entries, self.send(outbox, entries))
 
-    def send(self, outbox: Outbox, entries: Sequence[Entry]) -> None:
-        """Send the entries; one that the log will never take is set aside instead."""
+    def send(self, outbox: Outbox, entries: Sequence[Entry]) -> dict[Entry, str]:
+        """Send the entries. Returns those that the log will never take, with the reason."""
         producer = self._connected()
+        refused: dict[Entry, str] = {}
         try:
             producer.send([entry.record for entry in entries], timeout_s=_SEND_TIMEOUT_S)
         except RecordTooLargeError:
@@ -117,10 +117,11 @@ class Forwarder:
                     producer.send([entry.record], timeout_s=_SEND_TIMEOUT_S)
                 except RecordTooLargeError as error:
                     logger.error("%s: set aside for good: %s", outbox.path, error)
-                    outbox.refuse(entry, str(error))
+                    refused[entry] = str(error)
         if self._failures:
             logger.info("log %s: answers again after %d failed attempts", self._address, self._failures)
             self._failures = 0
+        return refused
 
     def close(self) -> None:
         """Close the log and the outboxes. Safe to call twice."""

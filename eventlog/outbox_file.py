@@ -7,7 +7,7 @@ The publisher holds a lock on ``<publisher_id>.lock`` as long as it lives.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,17 +196,34 @@ class Outbox:
                 raise
         return entries
 
-    def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """The log has these records, which ``batch`` gave: drop them, and count the events that it now has whole."""
+    def acknowledge(self, entries: Sequence[Entry], refused: Mapping[Entry, str]) -> None:
+        """Drop these records, which ``batch`` gave, and count the events that the log now has whole.
+
+        Args:
+            entries: the log has them, or will never take them.
+            refused: those of them that it will never take, with the reason. They are set aside, where they stay until
+                a person has looked at them.
+        """
         if not entries:
             return
         with self._file.transaction() as db:
-            refused = set(db.execute("SELECT event_type, number FROM refused"))
+            db.executemany(
+                "INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        *(entry.event_type, entry.number, entry.part, entry.parts),
+                        *(entry.record.topic, entry.record.key, entry.record.value),
+                        *(pack_headers(entry.record.headers), reason),
+                    )
+                    for entry, reason in refused.items()
+                ],
+            )
+            never = set(db.execute("SELECT event_type, number FROM refused"))
             whole = Counter(
                 entry.event_type
                 for entry in entries
                 # The parts of an event lie in order, so the last one completes it.
-                if entry.part == entry.parts and (entry.event_type, entry.number) not in refused
+                if entry.part == entry.parts and (entry.event_type, entry.number) not in never
             )
             # They lie together, and the publisher waits meanwhile: one statement takes two thirds of the time of many.
             db.execute("DELETE FROM records WHERE seq BETWEEN ? AND ?", (entries[0].seq, entries[-1].seq))
@@ -215,28 +232,15 @@ class Outbox:
                 [(count, event_type) for event_type, count in whole.items()],
             )
 
-    def refuse(self, entry: Entry, reason: str) -> None:
-        """The log will never take this record: set it aside, where it stays until a person has looked at it.
-
-        It is dropped by ``acknowledge``, with its neighbours; refused again before that, it is the same row.
-        """
-        record = entry.record
-        with self._file.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(entry.event_type, entry.number, entry.part, entry.parts),
-                    *(record.topic, record.key, record.value, pack_headers(record.headers), reason),
-                ),
-            )
-
     def refused(self) -> int:
         """How many records the log has refused for good."""
         with self._file.snapshot() as db:
             return int(db.execute("SELECT count(*) FROM refused").fetchone()[0])
 
     def pending(self) -> int:
-        """How many records the log has not acknowledged, those that it refused included; events unmade are one."""
+        """How many records the log has not acknowledged, those that it refused included; an episode unmade is one."""
+        if self.meta() is None:
+            return 0
         with self._file.snapshot() as db:
             return sum(
                 int(db.execute(query).fetchone()[0])
@@ -302,7 +306,11 @@ def _entries(meta: Meta, row: tuple[Any, ...]) -> list[Entry]:
         return [Entry(seq, Record(topic, key, value, unpack_headers(headers)), event_type, number, part, parts)]
     last: dict[str, int] = orjson.loads(numbers)
     counted = {event_type: number - 1 for event_type, number in last.items()}
-    made = make_records(meta, make_events(maker, value), counted, wall_time)
+    payloads = make_events(maker, value)
+    try:
+        made = make_records(meta, payloads, counted, wall_time)
+    except Exception as error:
+        raise OutboxError(f"event maker {maker!r}: expected events that fit into records, got {error}") from error
     if list(dict.fromkeys(event.event_type for event, _ in made)) != list(last) or counted != last:
         raise OutboxError(
             f"event maker {maker!r}: expected events numbered {last}, as was declared, got others up to {counted}"

@@ -233,10 +233,10 @@ def _explain(error: sqlite3.Error, busy_s: float) -> str:
         sqlite3.SQLITE_READONLY: "expected a file and directory that this user may write to",
         sqlite3.SQLITE_PERM: "expected a file and directory that this user may write to",
         sqlite3.SQLITE_NOTADB: "expected an SQLite file, got another kind of file; move it away",
-        # Of statements that are right this is a table or column that is not there.
-        sqlite3.SQLITE_ERROR: "expected a file of this version of Millrace; use the version that made it",
         sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a copy or move it away",
     }.get(_code(error))
+    if "no such column" in str(error):
+        advice = "expected a file of this version of Millrace; use the version that made it"
     waited = f" (waited up to {busy_s:g} s)" if _code(error) == sqlite3.SQLITE_BUSY else ""
     return f"{error}{waited}; {advice}" if advice else f"{error}"
 

@@ -78,7 +78,7 @@ class DeletesBeforeSending(forwarder.Forwarder):
     """The planted bug: at most once. The oracle must find it, or the oracle proves nothing."""
 
     def forward(self, outbox: Outbox, entries: Sequence[Entry]) -> None:
-        outbox.acknowledge(entries)
+        outbox.acknowledge(entries, {})
         self.send(outbox, entries)
 
 

@@ -20,6 +20,7 @@ from schemas.errors import OutboxError, SchemaError
 from schemas.events import decode
 from schemas.payload import Payload
 from schemas.payloads import ActionsTaken, Deferred, EpisodeStarted, Positions
+from schemas.topics import MAX_RECORD_BYTES
 
 
 class Unknown(Payload):
@@ -66,7 +67,7 @@ def test_they_are_numbered_with_the_others_and_made_in_their_place(bench: Any) -
         assert (made.rows, made.data.step) == (20, list(range(20)))
         assert made.wall_time == decode(entries[0].record.value, entries[0].record.headers).wall_time
         assert outbox.pending() == 6
-        outbox.acknowledge(entries)
+        outbox.acknowledge(entries, {})
         assert outbox.counts()[1] == {"episode.started": 2, "episode.actions": 4, "positions": 2}
         outbox.close()
 
@@ -92,7 +93,7 @@ def test_a_large_one_is_split_and_counts_once_it_is_whole(bench: Any) -> None:
     assert bench.closing_reports()[0].acknowledged == {"episode.actions": 1, "positions": 1, "publisher.report": 1}
 
 
-@pytest.mark.parametrize("fault", ["unknown", "raises", "too few", "others"])
+@pytest.mark.parametrize("fault", ["unknown", "raises", "too few", "others", "too large"])
 def test_what_cannot_be_made_stays_with_all_behind_it_until_it_can(
     bench: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
@@ -106,7 +107,14 @@ def test_what_cannot_be_made_stays_with_all_behind_it_until_it_can(
         if fault == "unknown":
             broken.setattr("eventlog.event_makers._maker", lambda name: {}[name])
         else:
-            results = {"raises": lambda value: 1 / 0, "too few": lambda value: made[:1], "others": lambda _: made[::-1]}
+            large = eventlog_program.make_events(deferred(publisher, 0).value)[1].read()
+            large = large.model_copy(update={"policy": "x" * (MAX_RECORD_BYTES + 1)})
+            results = {
+                "raises": lambda value: 1 / 0,
+                "too few": lambda value: made[:1],
+                "others": lambda value: made[::-1],
+                "too large": lambda value: [made[0], large],
+            }
             broken.setattr(eventlog_program, "make_events", results[fault])
             broken.setattr("eventlog.event_makers._maker", lambda name: eventlog_program.make_events)
         forward_all(bench)
@@ -126,10 +134,8 @@ def test_a_refused_record_is_set_aside_and_its_neighbours_of_the_same_row_are_no
         publisher.publish(deferred(publisher, 0), deferred(publisher, 1))
         outbox = opened(publisher, bench.outbox)
         entries = outbox.batch(100, 1 << 30)
-        for _ in range(2):  # a forwarder that was killed before it acknowledged does it again
-            outbox.refuse(entries[1], "too large")
+        outbox.acknowledge(entries, {entries[1]: "too large"})
         assert outbox.refused() == 1
-        outbox.acknowledge(entries)
         assert outbox.counts()[1] == {"episode.actions": 2, "positions": 1}
         assert outbox.batch(100, 1 << 30) == []
         assert outbox.pending() == 1

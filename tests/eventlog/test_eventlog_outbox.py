@@ -103,7 +103,7 @@ def test_a_full_outbox_refuses_the_whole_call_and_goes_on_once_there_is_room(ben
         assert len(accepted) >= 8
         assert events_of(publisher, bench.outbox) == accepted
         outbox = Outbox.open(bench.outbox / f"{publisher.publisher_id}.outbox")
-        outbox.acknowledge(outbox.batch(4, 1 << 40))
+        outbox.acknowledge(outbox.batch(4, 1 << 40), {})
         outbox.close()
         [event] = publisher.publish(actions(publisher, rows=10_000))
         assert event.number == len(accepted) + 1, "no number was lost by the refusal"
@@ -146,6 +146,15 @@ def test_a_cumulative_report_comes_when_it_is_due(bench: Any, actions: Any) -> N
     assert (first.pid, first.role, first.worker_index, first.restart) == (os.getpid(), "r", 1, 0)
 
 
+def test_an_outbox_whose_publisher_is_not_that_far_yet_holds_nothing(bench: Any) -> None:
+    bench.outbox.mkdir()
+    path = bench.outbox / "new.outbox"
+    path.touch()
+    outbox = Outbox.open(path)
+    assert (outbox.meta(), outbox.pending(), outbox.batch(10, 10)) == (None, 0, [])
+    outbox.close()
+
+
 def test_tick_does_nothing_before_its_time(bench: Any) -> None:
     with bench.publisher(report_every_s=3_600.0) as publisher:
         publisher.tick()
@@ -158,7 +167,7 @@ def test_an_event_counts_as_acknowledged_once_all_its_parts_are(bench: Any, acti
         assert [event.part for event in parts] == [1, 2, 3]
         outbox = Outbox.open(bench.outbox / f"{publisher.publisher_id}.outbox")
         for acknowledged in (0, 0, 1):
-            outbox.acknowledge(outbox.batch(1, 1))
+            outbox.acknowledge(outbox.batch(1, 1), {})
             assert outbox.counts() == ({"episode.actions": 1}, {"episode.actions": acknowledged})
         assert outbox.pending() == 0
         outbox.close()
