@@ -7,8 +7,9 @@ They work on any ``AlgorithmConfig`` and any gymnasium environment::
 One object lives in each process: the driver's counts attempts and iterations, a runner's its episodes. Nothing is
 sent from here: ``Publisher`` appends to an outbox on local disk, in one transaction per ``sample()``.
 
-An environment that has ``episode_record()`` (see ``env.episode_record``) also gets its trades, fills and steps. Those
-of the market model are only copied here, and made into events by the forwarder (``trainer.deferred_episode``).
+An environment that has ``episode_record()`` (see ``env.episode_record``) also gets its trades, fills and steps. Starts,
+and the ends of episodes of the market model, are only copied here, and made into events by the forwarder
+(``trainer.deferred_episode``).
 """
 
 from __future__ import annotations

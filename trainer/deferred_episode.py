@@ -6,7 +6,9 @@ unpacked on the same machine by the same version of Millrace, and holds no code.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,6 @@ from trainer.episode_events import Beginning, EpisodeFacts, Lineage, recorded, s
 MAKER = "episode"
 """Name of this module in ``eventlog.event_makers``."""
 
-_STAMP = state.stamp()
 _FLOAT, _INT = np.dtype(np.float64), np.dtype(np.int64)
 _LAYOUTS: dict[str, np.dtype[Any]] = {
     "account": state.ACCOUNT,
@@ -54,6 +55,15 @@ _LAYOUTS_OF_STEPS: dict[str, np.dtype[Any]] = {
     "mark": _FLOAT,
     "tradable": np.dtype(np.bool_),  # the last one: those before it keep to eight bytes
 }
+
+
+def _stamp() -> str:
+    """What has to be the same where it is unpacked: eight hex digits."""
+    parts = [version("millrace"), state.stamp(), *state.KINDS.tolist(), *Told._fields, *_LAYOUTS, *_LAYOUTS_OF_STEPS]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+
+
+_STAMP = _stamp()
 
 
 def defer_start(facts: EpisodeFacts, iteration: int, beginning: Beginning, lineage: Lineage | None) -> Deferred:
@@ -124,8 +134,8 @@ def make_events(value: bytes) -> Sequence[Payload | Written]:
     header = orjson.loads(value[end - int.from_bytes(value[end:], "little") : end])
     if header["stamp"] != _STAMP:
         raise OutboxError(
-            f"deferred episode: expected the market model's layouts {_STAMP}, got {header['stamp']} of another "
-            "version of Millrace; empty the outbox with that one"
+            f"deferred episode: expected the layouts {_STAMP} of this version of Millrace, got {header['stamp']}; empty"
+            " the outbox with the version that has published, or stop this forwarder if it is the older one"
         )
     facts, lineage = EpisodeFacts(**header["facts"]), header["lineage"]
     common = {"facts": facts, "iteration": header["iteration"], "lineage": Lineage(**lineage) if lineage else None}

@@ -98,7 +98,7 @@ def test_a_start_is_the_event_that_it_would_have_been(beginning: Beginning, line
 def test_numbers_laid_out_by_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     deferred = defer_start(FACTS, 7, Beginning(), None)
     monkeypatch.setattr(deferred_episode, "_STAMP", "another")
-    with pytest.raises(OutboxError, match="layouts another, got [0-9a-f]{8}"):
+    with pytest.raises(OutboxError, match="layouts another of this version of Millrace, got [0-9a-f]{8}"):
         made(deferred)
 
 
