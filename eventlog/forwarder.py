@@ -21,7 +21,8 @@ from eventlog.file_lock import FileLock
 from eventlog.forwarder_control import LOCK_NAME, drain, ensure_forwarder, forwarder_running, pending, stop_forwarder
 from eventlog.log import Log, Producer
 from eventlog.open_log import canonical_address, open_log
-from eventlog.outbox_file import SUFFIX, Entry, Meta, Outbox, lock_path, make_records, make_report
+from eventlog.outbox_file import SUFFIX, Entry, Outbox, lock_path
+from eventlog.outbox_records import Meta, make_records, make_report
 from schemas.errors import LogUnavailableError, MillraceError, OutboxError, RecordTooLargeError, UnknownTopicError
 from schemas.times import wall_now
 

@@ -17,11 +17,12 @@ from typing import NoReturn, Self
 
 from eventlog.file_lock import FileLock
 from eventlog.lives import allot_restart, claim_attempt, make_directory
-from eventlog.outbox_file import SUFFIX, Accepted, Meta, Outbox, Unmade, lock_path, make_records, make_report
+from eventlog.outbox_file import SUFFIX, Outbox, lock_path
+from eventlog.outbox_records import Accepted, Meta, make_records, make_report, number_deferred
 from schemas.errors import OutboxError, SchemaError
 from schemas.events import Envelope
 from schemas.ids import PublisherId, Role
-from schemas.payloads import PAYLOADS, Deferred, Payload, Written
+from schemas.payloads import PAYLOADS, Deferred, Publishable
 from schemas.times import wall_now
 from schemas.topics import DEFAULT_PREFIX
 
@@ -110,7 +111,7 @@ class Publisher:
         """The identity of this process life."""
         return self._meta.publisher_id
 
-    def publish(self, *payloads: Payload | Written | Deferred) -> list[Envelope]:
+    def publish(self, *payloads: Publishable) -> list[Envelope]:
         """Accept the payloads as events, all or none, to be sent in this order. Does not wait for the log.
 
         Returns:
@@ -166,7 +167,7 @@ class Publisher:
             finally:
                 self._lock.release()
 
-    def _append(self, payloads: tuple[Payload | Written | Deferred, ...]) -> list[Envelope]:
+    def _append(self, payloads: tuple[Publishable, ...]) -> list[Envelope]:
         # Numbers come from the file each time: it alone knows what was accepted, whatever interrupted the last call.
         emitted, acknowledged = self._outbox.counts()
         now = wall_now()
@@ -174,7 +175,7 @@ class Publisher:
         events: list[Envelope] = []
         for payload in payloads:
             if isinstance(payload, Deferred):
-                accepted.append(_numbered(payload, emitted, now))
+                accepted.append(number_deferred(payload, emitted, now))
             else:
                 made = make_records(self._meta, [payload], emitted, now)
                 accepted += made
@@ -213,10 +214,3 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _numbered(deferred: Deferred, emitted: dict[str, int], wall_time: int) -> Unmade:
-    """Deferred events with their numbers, on from ``emitted`` (which is kept up)."""
-    numbers = {model.EVENT_TYPE: emitted.get(model.EVENT_TYPE, 0) + 1 for model in deferred.models}
-    emitted |= numbers
-    return Unmade(deferred.maker, deferred.value, numbers, wall_time)

@@ -29,6 +29,7 @@ __all__ = [
     "IterationEnded",
     "Payload",
     "Positions",
+    "Publishable",
     "PublisherReport",
     "RunEnded",
     "RunStarted",
@@ -39,6 +40,9 @@ __all__ = [
     "WindowOpened",
     "Written",
 ]
+
+Publishable = Payload | Written | Deferred
+"""What a publisher accepts."""
 
 PAYLOADS: dict[str, type[Payload]] = {
     payload.EVENT_TYPE: payload

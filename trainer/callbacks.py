@@ -30,7 +30,7 @@ from eventlog.forwarder_control import ensure_forwarder
 from eventlog.outbox import Publisher, claim_attempt
 from schemas.errors import OutboxError
 from schemas.ids import Role
-from schemas.payloads import AttemptStarted, Deferred, IterationEnded, Payload, RunEnded, RunStarted, RunStatus, Written
+from schemas.payloads import AttemptStarted, IterationEnded, Payload, Publishable, RunEnded, RunStarted, RunStatus
 from schemas.times import wall_now
 from trainer.deferred_episode import defer_end, defer_start
 from trainer.env_facts import beginning_of, lineage_of, record_of, tape_of
@@ -44,9 +44,6 @@ from trainer.window_store import require_store, resumed_from
 
 # Loading a checkpoint of ours imports this module: the environment must be known to RLlib from then on.
 register()
-
-
-Pending = Payload | Written | Deferred
 
 
 class EventCallbacks(RLlibCallback):
@@ -75,7 +72,7 @@ class EventCallbacks(RLlibCallback):
         self._publisher: Publisher | None = None
         self._role, self._worker_index = Role.DRIVER, 0
         self._env_name = ""
-        self._pending: list[Pending] = []
+        self._pending: list[Publishable] = []
         self._facts: dict[int, EpisodeFacts] = {}
         self._earlier: dict[str, Taken] = {}
         self._failure: OutboxError | None = None
@@ -100,7 +97,7 @@ class EventCallbacks(RLlibCallback):
             )
         return self._publisher
 
-    def publish(self, *payloads: Pending) -> None:
+    def publish(self, *payloads: Publishable) -> None:
         """Publish at once, in one transaction.
 
         Raises:
@@ -159,7 +156,7 @@ class EventCallbacks(RLlibCallback):
         """An episode has ended: its last fragment, and its environment, not reset yet."""
         self._pending += self._ended(self._facts.pop(env_index), episode, env, env_index)
 
-    def _ended(self, facts: EpisodeFacts, episode: Any, env: Any, env_index: int) -> list[Pending]:
+    def _ended(self, facts: EpisodeFacts, episode: Any, env: Any, env_index: int) -> list[Publishable]:
         taken = self._earlier.pop(str(episode.id_), Taken())
         iteration, ended_at, lineage = self.iteration, wall_now(), lineage_of(env, env_index)
         record_steps = self.settings.record_steps

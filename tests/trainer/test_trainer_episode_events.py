@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from env.trading_env import TradingEnv
-from eventlog.outbox_file import Meta, make_records
+from eventlog.outbox_records import Meta, make_records
 from schemas.events import Headers, decode
 from schemas.ids import PublisherId
 from schemas.payloads import ActionsTaken, EpisodeEnded, Fills, Payload, Positions, Steps, Written
