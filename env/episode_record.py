@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from env.episode_tape import EpisodeTape
+from env.episode_tape import EachStep, EpisodeTape
 from env.ledger import Columns, Market, fill_columns, open_pnl, trade_columns
 from env.metrics import EpisodeMetrics, episode_metrics
 from env.starts import Reason
@@ -195,17 +195,14 @@ def build_record(tape: EpisodeTape) -> EpisodeRecord:
         ),
         trades=trades,
         fills=fills,
-        steps_table=_steps_table(tape, market, done),
-        positions_table=_positions_table(tape, market),
+        steps_table=_steps_table(tape.each, market, done, alone=alone) if tape.each else {},
+        positions_table=_positions_table(tape.each, market) if tape.each and not alone else {},
         **costs,
     )
 
 
-def _steps_table(tape: EpisodeTape, market: Market, actions: NDArray[Any]) -> Columns:
-    steps, held, mark, tradable = tape.steps, tape.held, tape.mark, tape.tradable
-    if steps is None or held is None or mark is None or tradable is None:
-        return {}
-    alone = not tape.told.portfolio
+def _steps_table(each: EachStep, market: Market, actions: NDArray[Any], *, alone: bool) -> Columns:
+    steps, held, mark, tradable = each
     gross, equity = np.abs(held["position"] * mark).sum(axis=1), steps["equity"].copy()
     table: Columns = {"ts": market.ts_close, "row": market.rows, "value": equity, "reward": steps["reward"].copy()}
     if alone:
@@ -224,10 +221,8 @@ def _steps_table(tape: EpisodeTape, market: Market, actions: NDArray[Any]) -> Co
     }
 
 
-def _positions_table(tape: EpisodeTape, market: Market) -> Columns:
-    held, mark, tradable = tape.held, tape.mark, tape.tradable
-    if not tape.told.portfolio or held is None or mark is None or tradable is None:
-        return {}
+def _positions_table(each: EachStep, market: Market) -> Columns:
+    _, held, mark, tradable = each
     steps, symbols = held.shape
     return {
         "step": np.repeat(np.arange(steps), symbols),

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from env.actions import Boxes, Choices
 from env.common_clock import CommonClock
 from env.market_data import MarketData
 from env.memory import Kept
-from env.settings import EnvSettings
 from env.starts import Reason
 
 
@@ -34,6 +32,19 @@ class Told(NamedTuple):
     """Names of the choices; none where actions are continuous."""
     vector: bool
     """Whether an action is an array."""
+
+
+class EachStep(NamedTuple):
+    """What every step of an episode is told by."""
+
+    steps: NDArray[Any]
+    """``STEP`` (steps,)."""
+    held: NDArray[Any]
+    """``HELD`` (steps, S)."""
+    mark: NDArray[np.float64]
+    """The close, or on a missing bar the last price, (steps, S)."""
+    tradable: NDArray[np.bool_]
+    """Whether there was a bar, (steps, S)."""
 
 
 class EpisodeTape(NamedTuple):
@@ -61,73 +72,35 @@ class EpisodeTape(NamedTuple):
     """Of the bar of each step, (steps,)."""
     last_mark: NDArray[np.float64]
     """Last closes, (S,)."""
-    steps: NDArray[Any] | None = None
-    """``STEP`` (steps,); None unless steps are recorded, as for the following."""
-    held: NDArray[Any] | None = None
-    """``HELD`` (steps, S)."""
-    mark: NDArray[np.float64] | None = None
-    """The close, or on a missing bar the last price, (steps, S)."""
-    tradable: NDArray[np.bool_] | None = None
-    """Whether there was a bar, (steps, S)."""
+    each: EachStep | None
+    """None unless steps are recorded."""
 
 
-def build_tape(
-    bars: MarketData | CommonClock,
-    settings: EnvSettings,
-    actions: Choices | Boxes,
-    kept: Kept,
-    *,
-    symbol: str,
-    symbols: tuple[str, ...],
-    base: int,
-    reason: Reason,
-    env_seed: str | None,
-) -> EpisodeTape:
+def build_tape(bars: MarketData | CommonClock, kept: Kept, told: Told) -> EpisodeTape:
     """Bring together what one episode leaves behind: views.
 
     Args:
         bars: What it ran on.
-        settings: Its settings.
-        actions: How its actions are meant.
         kept: Its numbers.
-        symbol: See :class:`EpisodeRecord`, as for ``symbols`` and ``env_seed``.
-        symbols: Names.
-        base: See :class:`Told`.
-        reason: Why it ended.
-        env_seed: What drew the start.
+        told: Its names.
     """
     start, steps = int(kept.account["start"]), len(kept.steps)
     rows = slice(start + 1, start + 1 + steps)
-    told = Told(
-        symbol=symbol,
-        symbols=symbols,
-        base=base,
-        reason=reason,
-        env_seed=env_seed,
-        portfolio=settings.portfolio,
-        bars_per_year=settings.bars_per_year or bars.bars_per_year,
-        initial_cash=settings.initial_cash,
-        labels=actions.labels,
-        vector=actions.vector,
-    )
-    tape = EpisodeTape(
-        told,
-        kept.account,
-        kept.holdings,
-        kept.steps["equity"],
-        kept.actions,
-        kept.fills,
-        kept.trades,
+    each = None
+    if kept.held is not None:
+        shape = kept.held.shape
+        mark, tradable = bars.mark[..., rows].T.reshape(shape), bars.tradable[..., rows].T.reshape(shape)
+        each = EachStep(kept.steps, kept.held, mark, tradable)
+    return EpisodeTape(
+        told=told,
+        account=kept.account,
+        holdings=kept.holdings,
+        equity=kept.steps["equity"],
+        actions=kept.actions,
+        fills=kept.fills,
+        trades=kept.trades,
         ts_close=bars.ts_close[start : start + 1 + steps],
         ts_open=bars.ts_open[rows],
         last_mark=np.atleast_1d(bars.mark[..., start + steps]),
-    )
-    if kept.held is None:
-        return tape
-    shape = (steps, len(symbols))
-    return tape._replace(
-        steps=kept.steps,
-        held=kept.held,
-        mark=bars.mark[..., rows].T.reshape(shape),
-        tradable=bars.tradable[..., rows].T.reshape(shape),
+        each=each,
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from env import kernel
 from env.actions import Choices, action_reader
 from env.episode_record import EpisodeRecord, build_record
-from env.episode_tape import EpisodeTape, build_tape
+from env.episode_tape import EpisodeTape, Told, build_tape
 from env.market_data import MarketData
 from env.memory import Memory
 from env.observation import observation_size, part_codes
@@ -275,15 +275,17 @@ class MarketModel:
 
     def episode_tape(self, index: int, env_seed: str | None = None) -> EpisodeTape:
         """Return what ``episode_record`` is made of; arguments and errors as there."""
-        start = self._starts[index]
-        return build_tape(
-            self._bars,
-            self.settings,
-            self._actions,
-            self._memory.read(index),
+        symbol = self._starts[index].symbol
+        told = Told(
             symbol=self._starts.name(index),
-            symbols=self.data.symbols if self.settings.portfolio else (self.data.symbols[start.symbol],),
+            symbols=self.data.symbols if self.settings.portfolio else (self.data.symbols[symbol],),
             base=self._starts.base(index),
             reason=self.reason(index),
             env_seed=env_seed,
+            portfolio=self.settings.portfolio,
+            bars_per_year=self.settings.bars_per_year or self._bars.bars_per_year,
+            initial_cash=self.settings.initial_cash,
+            labels=self._actions.labels,
+            vector=self._actions.vector,
         )
+        return build_tape(self._bars, self._memory.read(index), told)

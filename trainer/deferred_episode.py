@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from env import state
 from env.episode_record import build_record
-from env.episode_tape import EpisodeTape, Told
+from env.episode_tape import EachStep, EpisodeTape, Told
 from schemas.errors import OutboxError, SettingsError
 from schemas.payloads import (
     ActionsTaken,
@@ -47,9 +47,8 @@ _LAYOUTS: dict[str, np.dtype[Any]] = {
     "ts_close": _INT,
     "ts_open": _INT,
     "last_mark": _FLOAT,
-    "versions": _INT,
 }
-_LAYOUTS_OF_STEPS: dict[str, np.dtype[Any]] = {
+_LAYOUTS_OF_EACH: dict[str, np.dtype[Any]] = {
     "steps": state.STEP,
     "held": state.HELD,
     "mark": _FLOAT,
@@ -59,7 +58,7 @@ _LAYOUTS_OF_STEPS: dict[str, np.dtype[Any]] = {
 
 def _stamp() -> str:
     """What has to be the same where it is unpacked: eight hex digits."""
-    parts = [version("millrace"), state.stamp(), *state.KINDS.tolist(), *Told._fields, *_LAYOUTS, *_LAYOUTS_OF_STEPS]
+    parts = [version("millrace"), state.stamp(), *state.KINDS.tolist(), *Told._fields, *_LAYOUTS, *_LAYOUTS_OF_EACH]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
 
@@ -96,17 +95,16 @@ def defer_end(
     Raises:
         SettingsError: The environment does not keep the steps that are to be told.
     """
-    if record_steps and tape.held is None:
+    if record_steps and tape.each is None:
         raise SettingsError(
             "record_steps: expected an environment with the setting record='steps', got one that keeps no steps; set it"
         )
-    with_steps = record_steps and len(tape.equity) > 0
+    each = tape.each if record_steps and len(tape.equity) else None
     models: list[type[Payload]] = [EpisodeEnded, ActionsTaken]
     models += [Trades] * bool(len(tape.trades)) + [Fills] * bool(len(tape.fills))
-    models += [Steps] * with_steps + [Positions] * (with_steps and tape.told.portfolio)
-    arrays = [versions if name == "versions" else getattr(tape, name) for name in _LAYOUTS]
-    if with_steps:
-        arrays += [getattr(tape, name) for name in _LAYOUTS_OF_STEPS]
+    if each is not None:
+        models += [Steps] + [Positions] * tape.told.portfolio
+    arrays = [versions, *(getattr(tape, name) for name in _LAYOUTS), *(each or ())]
     header = {
         "facts": facts,
         "iteration": iteration,
@@ -141,24 +139,28 @@ def make_events(value: bytes) -> Sequence[Payload | Written]:
     common = {"facts": facts, "iteration": header["iteration"], "lineage": Lineage(**lineage) if lineage else None}
     if "beginning" in header:
         return [started(**common, beginning=Beginning(**header["beginning"]))]
-    arrays = _arrays(value, header["shapes"])
-    versions = arrays.pop("versions")
-    told = header["told"]
-    tape = EpisodeTape(Told(**told | {name: tuple(told[name]) for name in ("symbols", "labels")}), **arrays)
+    versions, *arrays = _arrays(value, header["shapes"])
+    told, each = header["told"], arrays[len(_LAYOUTS) :]
+    tape = EpisodeTape(
+        Told(**told | {name: tuple(told[name]) for name in ("symbols", "labels")}),
+        **dict(zip(_LAYOUTS, arrays, strict=False)),
+        each=EachStep(*each) if each else None,
+    )
     return recorded(
         **common,
         ended_at=header["ended_at"],
         versions=versions,
         record=build_record(tape),
-        record_steps=tape.held is not None,
+        record_steps=tape.each is not None,
     )
 
 
-def _arrays(value: bytes, shapes: list[list[int]]) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
+def _arrays(value: bytes, shapes: list[list[int]]) -> list[Any]:
+    """The arrays in front of a header; one of no axes as its only record."""
+    arrays: list[Any] = []
     at = 0
-    for (name, layout), shape in zip([*_LAYOUTS.items(), *_LAYOUTS_OF_STEPS.items()], shapes, strict=False):
+    for layout, shape in zip((_INT, *_LAYOUTS.values(), *_LAYOUTS_OF_EACH.values()), shapes, strict=False):
         array: NDArray[Any] = np.ndarray(shape, layout, value, at)
-        arrays[name] = array if shape else array[()]
+        arrays.append(array if shape else array[()])
         at += array.nbytes
     return arrays
