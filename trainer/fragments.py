@@ -29,7 +29,7 @@ class Taken:
 
     def versions(self, last: Any) -> NDArray[np.int64]:
         """Policy versions of the whole episode, of which this is the last fragment."""
-        return np.concatenate([*self._versions, _versions(last)]) if self._versions else _versions(last)
+        return np.concatenate([*self._versions, _versions(last)])
 
     def outcome(self, last: Any) -> Outcome:
         """What RLlib knows of the episode, whose last fragment says how it ended."""

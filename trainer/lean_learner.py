@@ -66,7 +66,8 @@ class LeanLearner(TorchLearner):
     _sources: dict[str, ObservationSource]
     _rooms: dict[str, torch.Tensor]
     _td_errors: list[torch.Tensor]
-    _trained: tuple[int, int, int]
+    _trained: list[tuple[int, int, int]]
+    """Module steps, minibatches and environment steps of each update that was not logged yet."""
 
     def build(self) -> None:
         """As RLlib's.
@@ -77,7 +78,7 @@ class LeanLearner(TorchLearner):
         super().build()
         self._sources, self._rooms = {}, {}
         self._td_errors = []
-        self._trained = (0, 0, 0)
+        self._trained = []
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         use_cpu_layers(module)
         if module.is_stateful():
@@ -148,7 +149,7 @@ class LeanLearner(TorchLearner):
                     if is_last:
                         for module_id, loss in losses.items():
                             self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
-                        self._count_trained(steps, count, sum(len(one) for one in taken))
+                        self._trained.append((steps, count, sum(len(one) for one in taken)))
                         if report or self.counts_each_update:
                             self._log_trained(version)
                     if is_last or self.after_each_step:
@@ -301,16 +302,11 @@ class LeanLearner(TorchLearner):
         finally:
             self.metrics = logger
 
-    def _count_trained(self, *new: int) -> None:
-        """Module steps, minibatches and environment steps of an update."""
-        steps, minibatches, env_steps = map(sum, zip(self._trained, new, strict=True))
-        self._trained = (steps, minibatches, env_steps)
-
     def _log_trained(self, version: int) -> None:
         """What RLlib logs after each minibatch, once for all since the last time."""
         module, log = DEFAULT_MODULE_ID, self.metrics.log_value
-        steps, minibatches, env_steps = self._trained
-        self._trained = (0, 0, 0)
+        steps, minibatches, env_steps = map(sum, zip(*self._trained, strict=True))
+        self._trained = []
         log((module, WEIGHTS_SEQ_NO), version, window=1)
         log((module, MODULE_TRAIN_BATCH_SIZE_MEAN), steps / max(minibatches, 1), reduce="mean")
         log((module, NUM_MODULE_STEPS_TRAINED), steps, reduce="sum")

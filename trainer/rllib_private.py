@@ -165,7 +165,7 @@ class EnvRunnerBase(SingleAgentEnvRunner):
 class _QuickLogger:
     """A metrics logger's ``log_value`` for many values under few names: each name is looked up once, not each time.
 
-    What RLlib does for one value takes 7 µs, and for an episode it logs nine.
+    What RLlib does for one value takes 2 µs, and for an episode it logs nine.
     """
 
     def __init__(self, logger: Any) -> None:
